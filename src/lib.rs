@@ -1,0 +1,7 @@
+//! An encrypted vault for personal data. `ARCHITECTURE.md` draws the floors this crate is built in; a module uses
+//! lower floors only, and `tests/floors.rs` reads the imports to keep that true.
+
+// Floor 0: words everyone may use.
+pub mod clock;
+pub mod ids;
+pub mod secret;
