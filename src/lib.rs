@@ -2,6 +2,7 @@
 //! lower floors only, and `tests/floors.rs` reads the imports to keep that true.
 
 // Floor 0: words everyone may use.
+pub mod access;
 pub mod clock;
 pub mod ids;
 pub mod secret;
