@@ -6,3 +6,5 @@ pub mod access;
 pub mod clock;
 pub mod ids;
 pub mod secret;
+// Floor 1: bytes and keys.
+pub mod crypto;

@@ -1,0 +1,9 @@
+//! Floor 1: bytes and keys. Nothing here knows a database, a clock or the network.
+
+pub mod aad;
+pub mod aead;
+pub mod blind_index;
+pub mod kdf;
+pub mod keys;
+pub mod random;
+pub mod sign;
