@@ -8,3 +8,6 @@ pub mod ids;
 pub mod secret;
 // Floor 1: bytes and keys.
 pub mod crypto;
+
+// Floor 6: the network.
+pub mod grpc;

@@ -1,0 +1,4 @@
+//! Floor 6, the network: connections, limits, deadlines, errors, and a file per service.
+
+pub mod reason;
+pub mod status;
