@@ -11,3 +11,5 @@ pub mod crypto;
 
 // Floor 6: the network.
 pub mod grpc;
+// Floor 3: rows in, rows out.
+pub mod storage;
