@@ -5,5 +5,6 @@ pub mod aead;
 pub mod blind_index;
 pub mod kdf;
 pub mod keys;
+pub mod merkle;
 pub mod random;
 pub mod sign;
