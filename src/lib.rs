@@ -8,6 +8,8 @@ pub mod ids;
 pub mod secret;
 // Floor 1: bytes and keys.
 pub mod crypto;
+// Floor 2: pure decisions and records.
+pub mod audit;
 
 // Floor 6: the network.
 pub mod grpc;
