@@ -101,6 +101,12 @@ impl GroupBuilder {
         self.count += 1;
     }
 
+    /// Adds a record that travelled as [`AuditRecord::to_bytes`].
+    pub fn push_bytes(&mut self, record: &[u8]) -> Result<(), DecodeError> {
+        self.push(&AuditRecord::from_bytes(record)?);
+        Ok(())
+    }
+
     /// Records so far.
     pub fn count(&self) -> u32 {
         self.count
@@ -512,7 +518,7 @@ mod tests {
         #[test]
         fn groups_read_back(records in prop::collection::vec(any_record(), 1..20)) {
             let mut b = GroupBuilder::new();
-            records.iter().for_each(|r| b.push(r));
+            records.iter().for_each(|r| b.push_bytes(&r.to_bytes()).unwrap());
             let from = genesis(VAULT, TENANT, Chain::Change);
             let (bytes, head) = b.link(TENANT, Chain::Change, &from).unwrap();
             let group = Group::parse(bytes).unwrap();

@@ -131,6 +131,20 @@ impl AuditRecord {
         }
     }
 
+    /// The record's bytes by themselves, as a change set carries them to the writer, who joins them to a group with
+    /// [`super::GroupBuilder::push_bytes`].
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(32);
+        self.encode(Timestamp(0), &mut out);
+        out
+    }
+
+    /// Reads what [`AuditRecord::to_bytes`] gave.
+    pub fn from_bytes(mut bytes: &[u8]) -> Result<Self, DecodeError> {
+        let record = AuditRecord::decode(Timestamp(0), &mut bytes)?;
+        if bytes.is_empty() { Ok(record) } else { Err(bad("bytes after the record")) }
+    }
+
     /// Appends the record's bytes; `base` is the time of its group. A detail longer than [`MAX_DETAIL`] is cut off: the
     /// record itself must never be refused.
     pub(super) fn encode(&self, base: Timestamp, out: &mut Vec<u8>) {

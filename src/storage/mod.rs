@@ -176,7 +176,7 @@ pub struct ChangeSet {
     pub preconditions: Vec<Precondition>,
     /// Applied in order.
     pub mutations: Vec<Mutation>,
-    /// Encoded audit entries, each with the tenant whose change chain it joins.
+    /// Audit entries (`audit::AuditRecord::to_bytes`), each with the tenant whose change chain it joins.
     pub audit: Vec<(TenantNo, Vec<u8>)>,
 }
 

@@ -241,11 +241,11 @@ pub struct AuditGroupRow {
     pub first: u64,
     pub count: u32,
     pub at: Timestamp,
-    /// Hash of the group before; zeros for the first.
+    /// Hash of the group before; that of `audit::genesis` for the first.
     pub prev: [u8; 32],
-    /// Hash of this group over its header and entries.
+    /// Hash of this group: of the head that `audit::GroupBuilder::link` answers.
     pub hash: [u8; 32],
-    /// Encoded entries, each preceded by its length.
+    /// The bytes that `audit::GroupBuilder::link` answers; `audit::Group::parse` reads them.
     pub body: Vec<u8>,
 }
 
