@@ -15,3 +15,5 @@ pub mod audit;
 pub mod grpc;
 // Floor 3: rows in, rows out.
 pub mod storage;
+// Floor 5: what the product does.
+pub mod vault;
