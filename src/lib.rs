@@ -6,6 +6,7 @@ pub mod access;
 pub mod clock;
 pub mod ids;
 pub mod secret;
+pub mod telemetry;
 // Floor 1: bytes and keys.
 pub mod crypto;
 // Floor 2: pure decisions and records.

@@ -1,5 +1,11 @@
 //! Floor 6, the network: connections, limits, deadlines, errors, and a file per service.
 
 pub mod pb;
+pub mod call;
+pub mod deadline;
+pub mod frames;
+pub mod limits;
+pub mod listen;
 pub mod reason;
 pub mod status;
+pub mod tls;

@@ -1,0 +1,120 @@
+//! Everything that the server emits about itself: names of metrics and spans, the log subscriber, the metrics recorder.
+//! Labels are words of this program (a method's path, a code, a reason), never text from the network.
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{Registry, fmt, reload};
+
+// ---- spans
+
+/// One call, at debug level; fields `method` and `request_id`.
+pub const SPAN_CALL: &str = "call";
+
+// ---- metrics: network
+
+/// Gauge: connections now.
+pub const CONNECTIONS: &str = "pii_vault_connections";
+/// Counter by `why`: connections turned away by a cap, or by a failing accept.
+pub const CONNECTIONS_REFUSED: &str = "pii_vault_connections_refused_total";
+/// Counter by `why`: how connections ended (`closed`, `cut`, a timeout's name).
+pub const CONNECTIONS_ENDED: &str = "pii_vault_connections_ended_total";
+/// Counter by `what`: connections ended for abuse of the protocol.
+pub const ABUSE: &str = "pii_vault_abuse_total";
+/// Counter by `method` and `code`: calls that ended.
+pub const CALLS: &str = "pii_vault_calls_total";
+/// Histogram by `method`, seconds: from the headers of the request to the last byte of the answer.
+pub const CALL_SECONDS: &str = "pii_vault_call_seconds";
+/// Counter: calls refused because too many were in flight.
+pub const CALLS_SHED: &str = "pii_vault_calls_shed_total";
+/// Counter by `what` (`request`, `response`): calls ended because the client stopped sending or reading.
+pub const STALLED: &str = "pii_vault_stalled_total";
+/// Counter by `outcome` (`ok`, `failed`): reads of the certificate files after the start.
+pub const CERTIFICATE_RELOADS: &str = "pii_vault_certificate_reloads_total";
+
+/// Every metric above, with its help text.
+const DESCRIBED: &[(&str, &str)] = &[
+    (CONNECTIONS, "Connections now"),
+    (CONNECTIONS_REFUSED, "Connections turned away"),
+    (CONNECTIONS_ENDED, "Connections that ended, by cause"),
+    (ABUSE, "Connections ended for abuse of the protocol"),
+    (CALLS, "Calls that ended, by method and code"),
+    (CALL_SECONDS, "Duration of calls in seconds"),
+    (CALLS_SHED, "Calls refused because too many were in flight"),
+    (STALLED, "Calls ended because the client stopped sending or reading"),
+    (CERTIFICATE_RELOADS, "Reads of the certificate files after the start"),
+];
+
+/// Bounds of duration histograms, in seconds: 50 µs to 30 s.
+const SECONDS: &[f64] = &[
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
+    10.0, 30.0,
+];
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One JSON object per line.
+    Json,
+    /// For a terminal.
+    Human,
+}
+
+/// Logging or metrics cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    #[error("the log level is not one of off, error, warn, info, debug, trace, nor a list of target=level")]
+    Level,
+    #[error("a log subscriber or metrics recorder is there already")]
+    Twice,
+}
+
+/// Changes the log level while the server runs.
+#[derive(Clone)]
+pub struct LogLevel(reload::Handle<EnvFilter, Registry>);
+
+impl LogLevel {
+    /// A level (`info`) or a list (`warn,pii_vault=debug`).
+    pub fn set(&self, level: &str) -> Result<(), TelemetryError> {
+        self.0.reload(parse_level(level)?).map_err(|_| TelemetryError::Twice)
+    }
+}
+
+/// Checks a level without using it.
+pub fn parse_level(level: &str) -> Result<EnvFilter, TelemetryError> {
+    EnvFilter::builder().parse(level).map_err(|_| TelemetryError::Level)
+}
+
+/// Starts logging to standard error, once per process.
+pub fn init_logging(level: &str, format: LogFormat) -> Result<LogLevel, TelemetryError> {
+    let (filter, handle) = reload::Layer::new(parse_level(level)?);
+    let registry = tracing_subscriber::registry().with(filter);
+    let out = fmt::layer().with_writer(std::io::stderr);
+    let set = match format {
+        LogFormat::Json => tracing::subscriber::set_global_default(registry.with(out.json().flatten_event(true))),
+        LogFormat::Human => tracing::subscriber::set_global_default(registry.with(out)),
+    };
+    set.map_err(|_| TelemetryError::Twice)?;
+    Ok(LogLevel(handle))
+}
+
+/// Starts counting, once per process. The handle renders the text of `/metrics`; nothing listens by itself.
+pub fn init_metrics() -> Result<PrometheusHandle, TelemetryError> {
+    let recorder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS)
+        .map_err(|_| TelemetryError::Twice)?
+        .build_recorder();
+    let handle = recorder.handle();
+    metrics::set_global_recorder(recorder).map_err(|_| TelemetryError::Twice)?;
+    for (name, help) in DESCRIBED {
+        if name.ends_with("_total") {
+            metrics::describe_counter!(*name, *help);
+        } else if name.ends_with("_seconds") {
+            metrics::describe_histogram!(*name, *help);
+        } else {
+            metrics::describe_gauge!(*name, *help);
+        }
+    }
+    Ok(handle)
+}
