@@ -1,11 +1,12 @@
 //! Floor 6, the network: connections, limits, deadlines, errors, and a file per service.
 
-pub mod pb;
 pub mod call;
+pub mod convert;
 pub mod deadline;
 pub mod frames;
 pub mod limits;
 pub mod listen;
+pub mod pb;
 pub mod reason;
 pub mod status;
 pub mod tls;

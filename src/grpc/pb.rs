@@ -7,7 +7,7 @@ tonic::include_proto!("pii.vault.v1");
 include!(concat!(env!("OUT_DIR"), "/redacted_debug.rs"));
 
 /// Every proto file of the API and what they import, as an encoded `google.protobuf.FileDescriptorSet`: for reflection,
-/// for `pii-vault descriptor`, and for tests that must notice a new RPC.
+/// for stubs in other languages, and for tests that must notice a new RPC.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor_set.bin"));
 
 #[cfg(test)]
