@@ -114,7 +114,17 @@ impl GroupBuilder {
 
     /// Bytes so far, header included.
     pub fn len(&self) -> usize {
-        self.bytes.len()
+        if self.count == 0 { 0 } else { self.bytes.len() }
+    }
+
+    /// Time of the first record.
+    pub fn time(&self) -> Timestamp {
+        self.time
+    }
+
+    /// Whether its memory is small enough to be kept for the next group.
+    pub fn is_modest(&self) -> bool {
+        self.bytes.capacity() <= 64 << 10
     }
 
     /// Whether no record was added.

@@ -3,6 +3,7 @@
 //! A transaction is a value: [`ChangeSet`] holds preconditions, mutations and encoded audit entries, and is committed
 //! whole or answered with [`StoreError::Conflict`], upon which the caller reads again and decides again.
 
+pub mod readlog;
 pub mod rows;
 
 use std::sync::Arc;
