@@ -16,5 +16,7 @@ pub mod audit;
 pub mod grpc;
 // Floor 3: rows in, rows out.
 pub mod storage;
+// Floor 4: which key, in which state.
+pub mod keyring;
 // Floor 5: what the product does.
 pub mod vault;
