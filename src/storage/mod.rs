@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use crate::audit::Head;
 use crate::clock::Timestamp;
 use crate::ids::*;
 pub use rows::*;
@@ -66,6 +67,7 @@ pub enum Mutation {
         limit: u32,
     },
     PutSubject(SubjectRow),
+    /// Removes the row and what is left of its class rows.
     DeleteSubject {
         uid: SubjectUid,
     },
@@ -225,12 +227,22 @@ pub enum StoreError {
     /// What was read cannot be what was written.
     #[error("the database is damaged: {what}")]
     Damaged { what: &'static str },
+    /// The file is not one to open: none there, another program's, another vault's, or open in another process.
+    #[error("the database file is refused: {what}")]
+    Refused { what: &'static str },
     /// The file was written by a newer version.
     #[error("the database has schema {found}, this version knows {known}")]
     Newer { found: u32, known: u32 },
     /// Any other error of the database engine; its text holds no values.
     #[error("database error")]
     Engine(#[source] Arc<dyn std::error::Error + Send + Sync>),
+}
+
+/// What a commit did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// Rows that mutations with a `limit` removed; when it is 0, nothing was left for them to remove.
+    pub removed: u64,
 }
 
 /// What is known of a digest.
@@ -257,7 +269,7 @@ pub trait CommitListener: Send + Sync {
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Commits, durably, or changes nothing. When it has answered `Ok`, every read that starts afterwards sees it.
-    async fn commit(&self, change: ChangeSet) -> Result<(), StoreError>;
+    async fn commit(&self, change: ChangeSet) -> Result<Committed, StoreError>;
 
     /// The subject with its classes, if the ciphertext cache has it: no I/O, no waiting.
     fn cached_subject(&self, tenant: TenantNo, digest: SubjectDigest) -> Option<Arc<SubjectSnapshot>>;
@@ -351,6 +363,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Groups of the change audit of a tenant with their last sequence number above `after`, in order.
     async fn audit_groups(&self, tenant: TenantNo, after: u64, limit: u32) -> Result<Vec<AuditGroupRow>, StoreError>;
+    /// Where a tenant's change audit ends; `None` while it has no entry.
+    async fn audit_head(&self, tenant: TenantNo) -> Result<Option<Head>, StoreError>;
     /// Feed events of a tenant after a number, in order.
     async fn feed(&self, tenant: TenantNo, after: u64, limit: u32) -> Result<Page<FeedRow>, StoreError>;
 

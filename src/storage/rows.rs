@@ -240,12 +240,10 @@ pub struct AuditGroupRow {
     /// Sequence number of its first entry, from 1.
     pub first: u64,
     pub count: u32,
+    /// Time of its first entry.
     pub at: Timestamp,
-    /// Hash of the group before; that of `audit::genesis` for the first.
-    pub prev: [u8; 32],
-    /// Hash of this group: of the head that `audit::GroupBuilder::link` answers.
-    pub hash: [u8; 32],
-    /// The bytes that `audit::GroupBuilder::link` answers; `audit::Group::parse` reads them.
+    /// The group as `audit::GroupBuilder::link` answers it; `audit::Group::parse` reads it. The other columns only find
+    /// it: what they say is not part of the chain.
     pub body: Vec<u8>,
 }
 
