@@ -20,3 +20,6 @@ pub mod storage;
 pub mod keyring;
 // Floor 5: what the product does.
 pub mod vault;
+
+// Floor 2: pure decisions and records.
+pub mod policy;
