@@ -11,6 +11,7 @@ pub mod telemetry;
 pub mod crypto;
 // Floor 2: pure decisions and records.
 pub mod audit;
+pub mod policy;
 
 // Floor 6: the network.
 pub mod grpc;
@@ -20,6 +21,3 @@ pub mod storage;
 pub mod keyring;
 // Floor 5: what the product does.
 pub mod vault;
-
-// Floor 2: pure decisions and records.
-pub mod policy;
