@@ -98,7 +98,7 @@ pub enum ReadLogError {
     NotPrunable { segment: u64, why: &'static str },
 }
 
-pub(self) fn io(what: &'static str) -> impl FnOnce(std::io::Error) -> ReadLogError {
+fn io(what: &'static str) -> impl FnOnce(std::io::Error) -> ReadLogError {
     move |source| ReadLogError::Io { what, source }
 }
 
