@@ -92,6 +92,11 @@ impl MethodTable {
         Ok(MethodTable { methods })
     }
 
+    /// Names of the services, for their state of health.
+    pub fn services(&self) -> std::collections::BTreeSet<&'static str> {
+        self.methods.keys().filter_map(|path| path[1..].split_once('/').map(|(service, _)| service)).collect()
+    }
+
     /// Paths and whether they stream.
     pub fn list(&self) -> impl Iterator<Item = (&'static str, bool)> + '_ {
         self.methods.values().map(|m| (m.path, m.streaming))

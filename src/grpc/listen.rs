@@ -45,6 +45,10 @@ pub enum ListenError {
         "plain text is refused on {addr}, which is not a loopback address; use TLS or allow_plaintext_non_loopback"
     )]
     PlaintextExposed { addr: SocketAddr },
+    #[error(
+        "the operations port is refused on {addr}, which is not a loopback address, without ops.allow_non_loopback"
+    )]
+    OpsExposed { addr: SocketAddr },
     #[error("the listener failed")]
     Io(#[from] io::Error),
 }

@@ -6,6 +6,7 @@ pub mod deadline;
 pub mod frames;
 pub mod limits;
 pub mod listen;
+pub mod ops;
 pub mod pb;
 pub mod reason;
 pub mod status;
