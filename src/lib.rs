@@ -22,3 +22,7 @@ pub mod storage;
 pub mod keyring;
 // Floor 5: what the product does.
 pub mod vault;
+// Floor 7: files and environment.
+pub mod config;
+// Floor 8: everything together.
+pub mod server;
