@@ -6,5 +6,6 @@ pub mod blind_index;
 pub mod kdf;
 pub mod keys;
 pub mod merkle;
+pub mod password;
 pub mod random;
 pub mod sign;

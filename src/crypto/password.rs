@@ -1,0 +1,162 @@
+//! Argon2id (RFC 9106) with memory that is used again and wiped after each use: allocating 19 MiB per call costs more than
+//! half of the hash itself.
+
+use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::crypto::{blind_index, random};
+
+/// What one hash costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Argon2Cost {
+    /// Memory in KiB.
+    pub memory_kib: u32,
+    /// Passes over it.
+    pub passes: u32,
+    /// Lanes; they run one after the other here.
+    pub lanes: u32,
+}
+
+impl Argon2Cost {
+    /// OWASP's second choice and the crate's default: 19 MiB, 2 passes, 1 lane. About 27 ms on a 2023 server core.
+    pub const DEFAULT: Argon2Cost = Argon2Cost { memory_kib: 19_456, passes: 2, lanes: 1 };
+}
+
+/// Why a hash could not be made or checked; a wrong password is not an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PasswordError {
+    /// The cost is outside of what Argon2 allows.
+    #[error("cost outside the limits of Argon2")]
+    Cost,
+    /// The stored text is not an Argon2id PHC string (version 19, salt and hash present).
+    #[error("not an Argon2id PHC string")]
+    Form,
+    /// The stored text asks for more memory or passes than this vault gives: perhaps planted to exhaust it.
+    #[error("a stored hash asks for more than this vault gives")]
+    TooCostly,
+}
+
+/// Passes that a stored hash may ask for.
+const MAX_PASSES: u32 = 16;
+const SALT_BYTES: usize = 16;
+const HASH_BYTES: usize = 32;
+
+/// The memory of one hash at a time. Empty until the first use, then kept; wiped after every use.
+pub struct Argon2Memory {
+    blocks: Vec<Block>,
+    limit_kib: u32,
+}
+
+impl Argon2Memory {
+    /// Memory that will grow to what is needed, never beyond `limit_kib` (but at least the minimum of Argon2, 8 KiB a lane).
+    pub fn new(limit_kib: u32) -> Self {
+        Argon2Memory { blocks: Vec::new(), limit_kib }
+    }
+
+    /// Bytes held now.
+    pub fn held_bytes(&self) -> usize {
+        self.blocks.capacity() * Block::SIZE
+    }
+
+    /// Hashes with a fresh random salt; answers the PHC string
+    /// `$argon2id$v=19$m=..,t=..,p=..$salt$hash`.
+    pub fn hash(&mut self, cost: Argon2Cost, password: &[u8]) -> Result<String, PasswordError> {
+        let params = Params::new(cost.memory_kib, cost.passes, cost.lanes, Some(HASH_BYTES));
+        let params = params.map_err(|_| PasswordError::Cost)?;
+        let salt: [u8; SALT_BYTES] = random::bytes();
+        let mut out = Zeroizing::new([0u8; HASH_BYTES]);
+        self.run(&params, password, &salt, &mut out[..])?;
+        let phc = PasswordHash {
+            algorithm: Algorithm::Argon2id.ident(),
+            version: Some(Version::V0x13.into()),
+            params: ParamsString::try_from(&params).map_err(|_| PasswordError::Cost)?,
+            salt: Some(Salt::new(&salt).map_err(|_| PasswordError::Form)?),
+            hash: Some(Output::new(&out[..]).map_err(|_| PasswordError::Form)?),
+        };
+        Ok(phc.to_string())
+    }
+
+    /// Whether the password is the one of the stored PHC string; compares in constant time.
+    pub fn verify(&mut self, stored: &str, password: &[u8]) -> Result<bool, PasswordError> {
+        let stored = PasswordHash::new(stored).map_err(|_| PasswordError::Form)?;
+        let (Some(salt), Some(hash)) = (&stored.salt, &stored.hash) else { return Err(PasswordError::Form) };
+        if stored.algorithm != Algorithm::Argon2id.ident() || stored.version != Some(Version::V0x13.into()) {
+            return Err(PasswordError::Form);
+        }
+        let params = Params::try_from(&stored).map_err(|_| PasswordError::Form)?;
+        let mut out = Zeroizing::new(vec![0u8; hash.len()]);
+        self.run(&params, password, salt.as_ref(), &mut out)?;
+        Ok(blind_index::equal(&out, hash.as_bytes()))
+    }
+
+    fn run(&mut self, params: &Params, password: &[u8], salt: &[u8], out: &mut [u8]) -> Result<(), PasswordError> {
+        if params.m_cost() > self.limit_kib || params.t_cost() > MAX_PASSES {
+            return Err(PasswordError::TooCostly);
+        }
+        let needed = params.block_count();
+        if self.blocks.len() < needed {
+            self.blocks.resize(needed, Block::new());
+        }
+        let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone());
+        let done = argon2.hash_password_into_with_memory(password, salt, out, &mut self.blocks[..needed]);
+        self.blocks[..needed].iter_mut().for_each(Zeroize::zeroize);
+        done.map_err(|_| PasswordError::Form)
+    }
+}
+
+impl std::fmt::Debug for Argon2Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Argon2Memory({} bytes)", self.held_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CHEAP: Argon2Cost = Argon2Cost { memory_kib: 64, passes: 1, lanes: 1 };
+
+    #[test]
+    fn a_hash_verifies_and_memory_is_kept_and_wiped() {
+        let mut memory = Argon2Memory::new(1024);
+        assert_eq!(memory.held_bytes(), 0);
+        let stored = memory.hash(CHEAP, b"secret").unwrap();
+        assert!(stored.starts_with("$argon2id$v=19$m=64,t=1,p=1$"), "{stored}");
+        assert_ne!(stored, memory.hash(CHEAP, b"secret").unwrap(), "a salt of its own");
+        assert_eq!(memory.held_bytes(), 64 << 10);
+        assert!(memory.verify(&stored, b"secret").unwrap());
+        assert!(!memory.verify(&stored, b"secreu").unwrap());
+        assert!(memory.blocks.iter().all(|b| b.as_ref().iter().all(|w| *w == 0)));
+    }
+
+    #[test]
+    fn agrees_with_the_crate_and_with_the_reference() {
+        // argon2 -id -t 2 -m 16 -p 1 of the reference implementation's test.c: m = 65,536 KiB.
+        let stored = "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
+        let mut memory = Argon2Memory::new(65_536);
+        assert!(memory.verify(stored, b"password").unwrap());
+        assert!(!memory.verify(stored, b"differentpassword").unwrap());
+    }
+
+    #[test]
+    fn what_is_stored_is_not_trusted() {
+        let mut memory = Argon2Memory::new(1024);
+        for bad in [
+            "",
+            "plain",
+            "$argon2i$v=19$m=64,t=1,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc",
+            "$argon2id$v=16$m=64,t=1,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc",
+            "$argon2id$v=19$m=64,t=1,p=1$c29tZXNhbHQ",
+        ] {
+            assert_eq!(memory.verify(bad, b"x"), Err(PasswordError::Form), "{bad}");
+        }
+        let hash = "c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
+        for cost in ["m=4000000,t=1,p=1", "m=64,t=4000000,p=1"] {
+            let planted = format!("$argon2id$v=19${cost}${hash}");
+            assert_eq!(memory.verify(&planted, b"x"), Err(PasswordError::TooCostly));
+        }
+        assert_eq!(memory.held_bytes(), 0);
+        assert_eq!(memory.hash(Argon2Cost { passes: 0, ..CHEAP }, b"x"), Err(PasswordError::Cost));
+    }
+}
