@@ -12,6 +12,7 @@ pub mod crypto;
 // Floor 2: pure decisions and records.
 pub mod audit;
 pub mod policy;
+pub mod receipt;
 pub mod auth;
 
 // Floor 6: the network.
