@@ -758,6 +758,31 @@ mod tests {
     }
 
     #[test]
+    fn the_image_and_the_unit_fit_the_configuration() {
+        let dockerfile = include_str!("../Dockerfile");
+        let env: Vec<(&str, &str)> =
+            dockerfile.lines().filter_map(|l| l.strip_prefix("ENV ")?.split_once('=')).collect();
+        let config = load("", &env, &[]).unwrap();
+        for path in [&config.data_dir, &config.keeper.paths[0]] {
+            assert!(dockerfile.contains(&format!("\"{}\"", path.display())), "{path:?} is not a volume");
+        }
+        // The files are not there, all else is as it must be.
+        let keys: Vec<String> = config.check().into_iter().map(|p| p.key).collect();
+        assert_eq!(keys, ["root_kek.path", "tls"]);
+
+        let unit = include_str!("../packaging/pii-vault.service");
+        let sample = Config::parse(Path::new("packaging/pii-vault.toml"), SAMPLE).unwrap();
+        let Some(RootKekSource::Credential { name }) = &sample.root_kek else { panic!("the unit gives a credential") };
+        assert!(unit.contains(&format!("\nLoadCredential={name}:")));
+        let state: Vec<PathBuf> = unit
+            .lines()
+            .find_map(|l| l.strip_prefix("StateDirectory="))
+            .map(|l| l.split(' ').map(|d| Path::new("/var/lib").join(d)).collect())
+            .unwrap();
+        assert_eq!(state, [sample.data_dir, sample.keeper.paths[0].clone()]);
+    }
+
+    #[test]
     fn environment_beats_file_and_flags_beat_environment() {
         let text = "region = 'in'\n[limits]\nmax_calls = 10\nmax_streams = 11\nmax_connections = 12\n";
         let env = [("PII_VAULT_LIMITS__MAX_CALLS", "20"), ("PII_VAULT_LIMITS__MAX_STREAMS", "21"), ("HOME", "/")];

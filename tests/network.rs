@@ -834,16 +834,13 @@ async fn t36_reloading_the_certificate_under_load_fails_no_call() {
 
 mod whole {
     use super::*;
+    use pii_vault::grpc::ops::probe;
     use pii_vault::server::{Network, Ops, serve_network};
     use tonic_health::pb::health_check_response::ServingStatus;
 
-    async fn get(addr: SocketAddr, path: &str) -> (u16, String) {
-        let mut tcp = TcpStream::connect(addr).await.unwrap();
-        tcp.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes()).await.unwrap();
-        let mut text = String::new();
-        tcp.read_to_string(&mut text).await.unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        (head[9..12].parse().unwrap(), body.to_owned())
+    async fn get(addr: SocketAddr, path: &'static str) -> (u16, String) {
+        let limit = Duration::from_secs(2);
+        tokio::task::spawn_blocking(move || probe(addr, path, limit)).await.unwrap().unwrap()
     }
 
     #[tokio::test]

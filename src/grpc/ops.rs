@@ -11,6 +11,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -78,6 +79,23 @@ pub async fn serve_ops(
                 .serve_connection(TokioIo::new(tcp), service);
             let _ = timeout(MAX_AGE, connection).await;
         });
+    }
+}
+
+/// Asks an operations port, for `pii-vault healthcheck` in an image without other tools. Blocking, at most `limit` a
+/// step. Answers the status code and the text.
+pub fn probe(addr: SocketAddr, path: &str, limit: Duration) -> std::io::Result<(u16, String)> {
+    use std::io::{Error, ErrorKind, Read, Write};
+    let mut tcp = std::net::TcpStream::connect_timeout(&addr, limit)?;
+    tcp.set_read_timeout(Some(limit))?;
+    tcp.set_write_timeout(Some(limit))?;
+    tcp.write_all(format!("GET {path} HTTP/1.1\r\nhost: {addr}\r\nconnection: close\r\n\r\n").as_bytes())?;
+    let mut text = String::new();
+    tcp.take(1 << 20).read_to_string(&mut text)?;
+    let code = text.strip_prefix("HTTP/1.1 ").and_then(|t| t.get(..3)).and_then(|t| t.parse().ok());
+    match (code, text.split_once("\r\n\r\n")) {
+        (Some(code), Some((_, body))) => Ok((code, body.to_owned())),
+        _ => Err(Error::new(ErrorKind::InvalidData, "not an operations port")),
     }
 }
 
