@@ -14,3 +14,6 @@ pub mod lint;
 pub mod mask;
 pub mod period;
 pub mod value;
+
+#[cfg(test)]
+mod tests;
