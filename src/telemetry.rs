@@ -6,6 +6,9 @@ use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Registry, fmt, reload};
 
+/// Target of our own log lines.
+const OWN_TARGET: &str = "pii_vault";
+
 // ---- spans
 
 /// One call, at debug level; fields `method` and `request_id`.
@@ -64,7 +67,9 @@ pub enum LogFormat {
 /// Logging or metrics cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    #[error("the log level is not one of off, error, warn, info, debug, trace, nor a list of target=level")]
+    #[error(
+        "must be off, error, warn, info, debug, trace or a list with target=level; debug and trace are for pii_vault"
+    )]
     Level,
     #[error("a log subscriber or metrics recorder is there already")]
     Twice,
@@ -81,20 +86,26 @@ impl LogLevel {
     }
 }
 
-/// Checks a level without using it. Stricter than the filter's own parser, which takes a misspelt level for a target.
+/// Checks a level without using it. Stricter than the filter's own parser, which takes a misspelt level for a target; and
+/// debug and trace reach our own lines only: the libraries' ones show headers and frames as they are.
 pub fn parse_level(text: &str) -> Result<EnvFilter, TelemetryError> {
-    let is_level = |t: &str| ["off", "error", "warn", "info", "debug", "trace"].contains(&t);
+    const WORDS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let is_level = |t: &str| WORDS.contains(&t);
+    let is_loud = |t: &str| t == "debug" || t == "trace";
     let is_target = |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b':');
+    let is_ours = |t: &str| t == OWN_TARGET || t.starts_with("pii_vault::");
+    let mut parts = Vec::new();
     for part in text.split(',') {
-        let good = match part.split_once('=') {
-            None => is_level(part),
-            Some((target, level)) => is_target(target) && is_level(level),
-        };
-        if !good {
-            return Err(TelemetryError::Level);
+        match part.split_once('=') {
+            None if is_level(part) && is_loud(part) => parts.push(format!("info,{OWN_TARGET}={part}")),
+            None if is_level(part) => parts.push(part.to_owned()),
+            Some((target, level)) if is_target(target) && is_level(level) && (is_ours(target) || !is_loud(level)) => {
+                parts.push(part.to_owned());
+            }
+            _ => return Err(TelemetryError::Level),
         }
     }
-    EnvFilter::builder().parse(text).map_err(|_| TelemetryError::Level)
+    EnvFilter::builder().parse(parts.join(",")).map_err(|_| TelemetryError::Level)
 }
 
 /// Starts logging to standard error, once per process.
@@ -139,8 +150,28 @@ mod tests {
         for good in ["info", "warn,pii_vault=debug", "off,pii_vault::grpc=trace"] {
             assert!(parse_level(good).is_ok(), "{good}");
         }
-        for bad in ["", "loud", "pii_vault=loud", "=info", "info,,warn", "off, warn", "pii_vault[{x}]=info"] {
+        for bad in [
+            "",
+            "loud",
+            "pii_vault=loud",
+            "=info",
+            "info,,warn",
+            "off, warn",
+            "pii_vault[{x}]=info",
+            "h2=trace",
+            "info,pii_vaults=debug",
+        ] {
             assert!(parse_level(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_libraries_never_get_below_info() {
+        for text in ["trace", "debug", "warn,pii_vault=trace"] {
+            let filter = parse_level(text).unwrap().to_string();
+            for directive in filter.split(',').filter(|d| d.contains("trace") || d.contains("debug")) {
+                assert!(directive.starts_with("pii_vault="), "{text} gave {filter}");
+            }
         }
     }
 
