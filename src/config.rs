@@ -150,6 +150,8 @@ pub struct LimitsConfig {
     pub max_connections_per_peer: usize,
     pub max_calls: usize,
     pub max_streams: usize,
+    /// Bytes of large requests in memory, MiB.
+    pub max_request_mib: usize,
     /// Seconds, as all that follow.
     pub max_call_s: u64,
     pub body_idle_s: u64,
@@ -403,6 +405,7 @@ impl Config {
             ("limits.max_connections_per_peer", l.max_connections_per_peer as u64),
             ("limits.max_calls", l.max_calls as u64),
             ("limits.max_streams", l.max_streams as u64),
+            ("limits.max_request_mib", l.max_request_mib as u64),
             ("limits.max_call_s", l.max_call_s),
             ("limits.body_idle_s", l.body_idle_s),
             ("limits.stream_idle_s", l.stream_idle_s),
@@ -443,8 +446,8 @@ impl Config {
         if self.audit.refuse_free_mib > self.audit.warn_free_mib {
             bad("audit.refuse_free_mib", "must not be above audit.warn_free_mib");
         }
-        if parse_level(&self.log.level).is_err() {
-            bad("log.level", "must be off, error, warn, info, debug, trace or a list of target=level");
+        if let Err(error) = parse_level(&self.log.level) {
+            bad("log.level", &error.to_string());
         }
         problems
     }
@@ -457,6 +460,7 @@ impl Config {
             max_connections_per_peer: l.max_connections_per_peer,
             max_calls: l.max_calls,
             max_streams: l.max_streams,
+            max_request_bytes: l.max_request_mib << 20,
             max_call_time: s(l.max_call_s),
             body_idle_timeout: s(l.body_idle_s),
             stream_idle_timeout: s(l.stream_idle_s),
@@ -662,6 +666,7 @@ impl Default for LimitsConfig {
             max_connections_per_peer: n.max_connections_per_peer,
             max_calls: n.max_calls,
             max_streams: n.max_streams,
+            max_request_mib: n.max_request_bytes >> 20,
             max_call_s: n.max_call_time.as_secs(),
             body_idle_s: n.body_idle_timeout.as_secs(),
             stream_idle_s: n.stream_idle_timeout.as_secs(),

@@ -2,13 +2,14 @@
 //! or an unread answer, and the metrics. The order is: refuse what is not gRPC, take a place, then let the service see it.
 
 use crate::grpc::deadline::{REQUEST_ID_HEADER, RequestId, allowed_time, client_timeout};
-use crate::grpc::limits::{CallGate, NetworkOptions};
+use crate::grpc::limits::{ByteGate, CallGate, HeldBytes, NetworkOptions};
 use crate::grpc::reason::Reason;
 use crate::grpc::status::{bad_fields, busy, closing, deadline_exceeded, internal, not_found, status};
 use crate::telemetry;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
+use parking_lot::Mutex;
 use prost::Message;
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -118,6 +119,7 @@ impl MethodFacts {
 pub struct Front {
     pub(crate) methods: MethodTable,
     pub(crate) gate: CallGate,
+    pub(crate) bytes: Arc<ByteGate>,
     pub(crate) max_call_time: Duration,
     pub(crate) body_idle: Duration,
     pub(crate) stream_idle: Duration,
@@ -128,6 +130,7 @@ impl Front {
         Arc::new(Front {
             methods,
             gate: CallGate::new(options),
+            bytes: ByteGate::new(options),
             max_call_time: options.max_call_time,
             body_idle: options.body_idle_timeout,
             stream_idle: options.stream_idle_timeout,
@@ -135,15 +138,18 @@ impl Front {
     }
 }
 
-/// Whether the transport has an answer in hand that the client does not take. Milliseconds since `start`, 0: no.
+/// What the transport shares about one call: its start, and whether an answer is in hand that the client does not take
+/// (milliseconds since the start, 0: no).
 pub(crate) struct Progress {
     start: Instant,
     handed_at: AtomicU64,
+    /// The request's bytes, once it was read: its message lives until the call ends.
+    held: Mutex<Option<HeldBytes>>,
 }
 
 impl Progress {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Progress { start: Instant::now(), handed_at: AtomicU64::new(0) })
+        Arc::new(Progress { start: Instant::now(), handed_at: AtomicU64::new(0), held: Mutex::new(None) })
     }
     fn handed(&self) {
         let ms = self.start.elapsed().as_millis() as u64;
@@ -170,7 +176,7 @@ pub(crate) fn call<S, B>(
     peer: Arc<PeerIdentity>,
     progress: Arc<Progress>,
     service: S,
-    request: Request<B>,
+    mut request: Request<B>,
 ) -> Answer
 where
     S: tower::Service<Request<tonic::body::Body>, Response = Response<tonic::body::Body>, Error = Infallible>,
@@ -180,6 +186,9 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let request_id = RequestId::accept(request.headers());
+    if let Some(credential) = request.headers_mut().get_mut(http::header::AUTHORIZATION) {
+        credential.set_sensitive(true); // redacted wherever headers are shown
+    }
     if request.method() != Method::POST {
         return plain(StatusCode::METHOD_NOT_ALLOWED, request_id);
     }
@@ -210,8 +219,16 @@ where
         let info = CallInfo { request_id, peer, deadline, method: method.path };
         let (mut parts, body) = request.into_parts();
         parts.extensions.insert(info);
-        let body =
-            RequestBody::new(body, front.body_idle, if method.streaming { front.stream_idle } else { front.body_idle });
+        let body = RequestBody {
+            inner: body,
+            framing: Framing::default(),
+            inside: front.body_idle,
+            between: if method.streaming { front.stream_idle } else { front.body_idle },
+            sleep: None,
+            streaming: method.streaming,
+            held: front.bytes.hold(),
+            progress: progress.clone(),
+        };
         let request = Request::from_parts(parts, tonic::body::Body::new(body));
 
         let span = tracing::debug_span!(telemetry::SPAN_CALL, method = method.path, %request_id);
@@ -406,11 +423,17 @@ struct RequestBody<B> {
     inside: Duration,
     between: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
+    streaming: bool,
+    held: HeldBytes,
+    progress: Arc<Progress>,
 }
 
-impl<B> RequestBody<B> {
-    fn new(inner: B, inside: Duration, between: Duration) -> Self {
-        RequestBody { inner, framing: Framing::default(), inside, between, sleep: None }
+impl<B> Drop for RequestBody<B> {
+    fn drop(&mut self) {
+        if !self.streaming && self.held.counts() {
+            let nothing = self.held.fresh();
+            *self.progress.held.lock() = Some(std::mem::replace(&mut self.held, nothing));
+        }
     }
 }
 
@@ -432,6 +455,15 @@ where
                     && let Some(data) = frame.data_ref()
                 {
                     this.framing.feed(data);
+                    if !this.held.add(data.len()) {
+                        metrics::counter!(telemetry::CALLS_SHED).increment(1);
+                        let status = busy("too many large requests are in flight", Duration::from_millis(500));
+                        return Poll::Ready(Some(Err(Box::new(status))));
+                    }
+                    // A stream's messages are taken out one by one; a unary call has one, which stays until its end.
+                    if this.streaming && !this.framing.inside() {
+                        this.held.release();
+                    }
                 }
                 Poll::Ready(frame)
             }

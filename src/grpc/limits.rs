@@ -5,6 +5,7 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -26,7 +27,7 @@ pub const MAX_FRAME_BYTES: u32 = 16 << 10;
 /// Flow-control window of a stream, in bytes: a whole batch of ordinary size without waiting for an update.
 pub const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// Flow-control window of a connection, in bytes: bounds what one client can make us buffer.
-pub const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+pub const CONNECTION_WINDOW_BYTES: u32 = 2 << 20;
 /// Response bytes buffered for one stream; 200 of them are 12.5 MiB a connection at worst.
 pub const MAX_SEND_BUFFER_BYTES: usize = 64 << 10;
 /// RST_STREAM frames of a client: at once, and per second in the long run. Beyond both, a GOAWAY.
@@ -35,6 +36,9 @@ pub const RESETS_PER_SECOND: u32 = 100;
 /// Frames that carry nothing (SETTINGS, PING, PRIORITY, empty DATA, unknown kinds): at once, and per second.
 pub const CHATTER_BURST: u32 = 10_000;
 pub const CHATTER_PER_SECOND: u32 = 2_000;
+
+/// Request bytes of a call that are not counted against `max_request_bytes`: ordinary calls do not touch a shared counter.
+pub const UNCOUNTED_BYTES: usize = 16 << 10;
 
 /// What an operator may change. The constants above are not for changing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +51,9 @@ pub struct NetworkOptions {
     pub max_calls: usize,
     /// Streaming calls open in all.
     pub max_streams: usize,
+    /// Request bytes in memory in all, of calls that sent more than `UNCOUNTED_BYTES`; a call that would exceed it is
+    /// answered `RESOURCE_EXHAUSTED`. Without it 4,096 calls of 4 MiB could take 16 GiB before anybody is known.
+    pub max_request_bytes: usize,
     /// Longest time of a unary call, and its default; a client's deadline is capped to it.
     pub max_call_time: Duration,
     /// TLS handshake, from accept to finish.
@@ -79,6 +86,7 @@ impl Default for NetworkOptions {
             max_connections_per_peer: 256,
             max_calls: 4_096,
             max_streams: 1_024,
+            max_request_bytes: 256 << 20,
             max_call_time: Duration::from_secs(30),
             handshake_timeout: Duration::from_secs(5),
             preface_timeout: Duration::from_secs(5),
@@ -205,9 +213,83 @@ impl CallGate {
     }
 }
 
+/// Counts the bytes of large requests.
+pub struct ByteGate {
+    max: usize,
+    used: AtomicUsize,
+}
+
+/// What one call holds of it; gives it back when dropped.
+pub struct HeldBytes {
+    gate: Arc<ByteGate>,
+    received: usize,
+    counted: usize,
+}
+
+impl ByteGate {
+    pub fn new(options: &NetworkOptions) -> Arc<Self> {
+        Arc::new(ByteGate { max: options.max_request_bytes, used: AtomicUsize::new(0) })
+    }
+
+    /// For one call, nothing yet.
+    pub fn hold(self: &Arc<Self>) -> HeldBytes {
+        HeldBytes { gate: self.clone(), received: 0, counted: 0 }
+    }
+}
+
+impl HeldBytes {
+    /// Adds what came in; false when there is no room.
+    pub fn add(&mut self, bytes: usize) -> bool {
+        self.received = self.received.saturating_add(bytes);
+        let more = self.received.saturating_sub(UNCOUNTED_BYTES).saturating_sub(self.counted);
+        if more == 0 {
+            return true;
+        }
+        let used = self.gate.used.fetch_add(more, Ordering::Relaxed);
+        self.counted += more;
+        used.saturating_add(more) <= self.gate.max
+    }
+
+    /// Whether it holds anything.
+    pub fn counts(&self) -> bool {
+        self.counted > 0
+    }
+
+    /// Another that holds nothing, of the same gate.
+    pub fn fresh(&self) -> HeldBytes {
+        self.gate.hold()
+    }
+
+    /// The messages so far were taken out of memory.
+    pub fn release(&mut self) {
+        if self.counted > 0 {
+            self.gate.used.fetch_sub(self.counted, Ordering::Relaxed);
+        }
+        (self.received, self.counted) = (0, 0);
+    }
+}
+
+impl Drop for HeldBytes {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_are_counted_beyond_the_free_part_and_given_back() {
+        let gate = ByteGate::new(&NetworkOptions { max_request_bytes: 100, ..NetworkOptions::default() });
+        let (mut one, mut two) = (gate.hold(), gate.hold());
+        assert!(one.add(UNCOUNTED_BYTES) && two.add(UNCOUNTED_BYTES));
+        assert!(one.add(60) && two.add(40) && !two.add(1));
+        one.release();
+        assert!(one.add(UNCOUNTED_BYTES + 59) && !one.add(1));
+        drop((one, two));
+        assert_eq!(gate.used.load(Ordering::Relaxed), 0);
+    }
 
     #[test]
     fn a_peer_cannot_take_all_places() {

@@ -1,6 +1,7 @@
 //! TLS for the listener: TLS 1.3 unless 1.2 is asked for, ALPN `h2`, optional client certificates, and a certificate
 //! that can be read again while calls run.
 
+use crate::telemetry;
 use arc_swap::ArcSwap;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -61,7 +62,10 @@ impl TlsState {
     /// Reads the files again. If they cannot be used, the certificate in use stays. Sessions of the former
     /// configuration are not resumed, so a client authority that was taken out counts at once for new connections.
     pub fn reload(&self) -> Result<(), TlsError> {
-        self.current.store(Arc::new(server_config(&self.options)?));
+        let config = server_config(&self.options);
+        let outcome = if config.is_ok() { "ok" } else { "failed" };
+        metrics::counter!(telemetry::CERTIFICATE_RELOADS, "outcome" => outcome).increment(1);
+        self.current.store(Arc::new(config?));
         Ok(())
     }
 
