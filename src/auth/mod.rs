@@ -175,7 +175,7 @@ impl Permit {
 
     /// Whether the subject's group must be looked at before anything is done.
     pub fn depends_on_group(&self) -> bool {
-        !self.limited.is_empty() && !(self.anybody && self.asked.within(&self.everywhere.fields))
+        !(self.limited.is_empty() || self.anybody && self.asked.within(&self.everywhere.fields))
     }
 
     /// What may be touched of a subject in `group`. To be called for every subject once its group is known.
