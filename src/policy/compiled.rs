@@ -268,6 +268,15 @@ impl Policy {
         Ok((Policy::from_linted(file, version, Sha256::digest(text.as_bytes()).into()), findings))
     }
 
+    /// Reads a version that was applied before, when the linter of its time passed it: a rule that was added since must
+    /// not keep a tenant from starting.
+    ///
+    /// # Errors
+    /// What keeps it from being read at all.
+    pub fn load(text: &str, version: PolicyVersion) -> Result<Policy, Vec<Finding>> {
+        Ok(Policy::from_linted(File::parse(text)?, version, Sha256::digest(text.as_bytes()).into()))
+    }
+
     /// Names that are not there were errors to the linter, so they are left out here.
     fn from_linted(file: File, version: PolicyVersion, sha256: [u8; 32]) -> Policy {
         let spread = Spread { file: &file };
@@ -1001,6 +1010,8 @@ name = "free"
         assert_eq!(next.retention_changed_since(&p).iter().collect::<Vec<_>>(), [2]);
         assert!(p.retention_changed_since(&p).is_empty());
         assert_ne!(next.sha256(), p.sha256());
+        let loaded = Policy::load(&text, PolicyVersion(2)).unwrap_or_else(|f| panic!("{f:?}"));
+        assert!(loaded.sha256() == next.sha256() && loaded.fields().eq(next.fields()) && loaded.classes().eq(next.classes()));
         let reused = FILE.replace("type = \"integer\"", "type = \"flag\"");
         assert!(Policy::compile(&reused, PolicyVersion(2), Some(&p)).is_err());
     }

@@ -116,7 +116,7 @@ pub const FILE: Section = Section {
             "region",
             Kind::Name,
             "not stated",
-            "Where the controller says the data is. Printed, and compared with nothing by the policy itself.",
+            "Where the controller says the data is. A tenant that is pinned to another region refuses the file.",
             "\"eu-central-1\"",
         ),
         key(
