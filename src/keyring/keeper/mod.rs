@@ -1,13 +1,29 @@
 //! The small erasable store of tenant roots: the only place where destroying bytes counts.
 
+pub mod block;
+mod file;
+mod inspect;
+pub mod medium;
+mod own;
+mod replicas;
+#[cfg(any(test, feature = "testing"))]
+pub mod sim;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use crate::clock::Timestamp;
 use crate::crypto::aad::{Aad, Kind};
 use crate::crypto::sign::Signing;
 use crate::ids::{Generation, TenantNo, VaultId};
 use crate::keyring::ledger::{LedgerEntry, LedgerError, LedgerHead, LedgerReader};
+
+pub use file::FileKeeper;
+pub use inspect::{Finding, inspect};
+pub use own::{Anchor, open_signing, seal_signing};
 
 /// Bytes of a wrapped root: nonce 12, key 32, tag 16.
 pub const WRAPPED: usize = 60;
@@ -143,6 +159,9 @@ pub enum KeeperError {
     /// The files are not a keeper of this vault.
     #[error("not a keeper of this vault: {what}")]
     Foreign { what: &'static str },
+    /// No space left; nothing was written.
+    #[error("the keeper's disk is full")]
+    DiskFull,
     /// `create` does not overwrite.
     #[error("a keeper is there already")]
     Exists,
@@ -202,4 +221,10 @@ pub trait Keeper: Send + Sync {
 
     /// All configured replicas, in order.
     fn replicas(&self) -> Vec<ReplicaStatus>;
+    /// Tries the replicas that are away once more; what is back is brought up to date (its roots by `refresh`).
+    async fn rejoin(&self) -> Result<(), KeeperError>;
+    /// Gives up a replica that is away, for good: swaps go on without it, and it is wiped should it return.
+    async fn retire(&self, replica: usize, at: Timestamp) -> Result<(), KeeperError>;
+    /// Ids of the replicas given up so far, with the time of each declaration; receipts print them.
+    fn retired(&self) -> Vec<([u8; 16], Timestamp)>;
 }
