@@ -4,3 +4,5 @@
 pub mod keeper;
 pub mod ledger;
 pub mod root;
+
+pub mod tree;
