@@ -5,4 +5,15 @@ pub mod keeper;
 pub mod ledger;
 pub mod root;
 
+pub mod allocate;
+pub mod cache;
+pub mod state;
+pub mod swap;
 pub mod tree;
+
+mod ring;
+
+pub use allocate::{Covering, CoveringError, NewLeaf, Uncovered};
+pub use ring::{ClassRef, KeyRef, Keyring, KeyringError, KeyringOptions, SecretKind, secret_slot};
+pub use state::TenantKeyState;
+pub use swap::{Hook, SwapError, SwapOp, SwapPoint, Swapped};
