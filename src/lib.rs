@@ -11,9 +11,9 @@ pub mod telemetry;
 pub mod crypto;
 // Floor 2: pure decisions and records.
 pub mod audit;
+pub mod auth;
 pub mod policy;
 pub mod receipt;
-pub mod auth;
 
 // Floor 6: the network.
 pub mod grpc;

@@ -1011,7 +1011,11 @@ name = "free"
         assert!(p.retention_changed_since(&p).is_empty());
         assert_ne!(next.sha256(), p.sha256());
         let loaded = Policy::load(&text, PolicyVersion(2)).unwrap_or_else(|f| panic!("{f:?}"));
-        assert!(loaded.sha256() == next.sha256() && loaded.fields().eq(next.fields()) && loaded.classes().eq(next.classes()));
+        assert!(
+            loaded.sha256() == next.sha256()
+                && loaded.fields().eq(next.fields())
+                && loaded.classes().eq(next.classes())
+        );
         let reused = FILE.replace("type = \"integer\"", "type = \"flag\"");
         assert!(Policy::compile(&reused, PolicyVersion(2), Some(&p)).is_err());
     }

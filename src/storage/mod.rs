@@ -3,8 +3,11 @@
 //! A transaction is a value: [`ChangeSet`] holds preconditions, mutations and encoded audit entries, and is committed
 //! whole or answered with [`StoreError::Conflict`], upon which the caller reads again and decides again.
 
+#[cfg(test)]
+pub mod conformance;
 pub mod readlog;
 pub mod rows;
+pub mod sqlite;
 
 use std::sync::Arc;
 
