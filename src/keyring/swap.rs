@@ -495,7 +495,9 @@ impl Footprint {
     fn read(&mut self, precondition: &Precondition) {
         use Precondition as P;
         let row = match precondition {
-            P::TenantIs { tenant, .. } | P::TreeGeneration { tenant, .. } => Row::Tenant(*tenant),
+            P::TenantIs { tenant, .. } | P::TenantSettingsAt { tenant, .. } | P::TreeGeneration { tenant, .. } => {
+                Row::Tenant(*tenant)
+            }
             P::SubjectAt { uid, .. } | P::SubjectLive { uid } => Row::Subject(*uid),
             P::ClassAt { uid, .. } | P::ClassLive { uid, .. } | P::ClassBelow { uid, .. } => Row::Subject(*uid),
             P::ItemGroupAt { uid, .. } => Row::Subject(*uid),
@@ -518,7 +520,9 @@ impl Footprint {
         use Mutation as M;
         let row = match mutation {
             M::PutTenant(row) => Row::Tenant(row.no),
-            M::SetGeneration { tenant, .. } | M::ClearTenant { tenant, .. } => Row::Tenant(*tenant),
+            M::SetGeneration { tenant, .. } | M::SetTenantSettings { tenant, .. } | M::ClearTenant { tenant, .. } => {
+                Row::Tenant(*tenant)
+            }
             M::PutNode(row) => Row::Tenant(row.tenant),
             M::PutSubject(row) => {
                 self.writes.insert(Row::Digest(row.tenant, row.digest));

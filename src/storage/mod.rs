@@ -23,6 +23,8 @@ pub use rows::*;
 pub enum Precondition {
     /// The tenant's row has this state.
     TenantIs { tenant: TenantNo, state: TenantState },
+    /// The tenant's settings have this revision; swaps of its tree do not count.
+    TenantSettingsAt { tenant: TenantNo, revision: Revision },
     /// The tenant's tree has this generation; for swaps and births of nodes only.
     TreeGeneration { tenant: TenantNo, generation: Generation },
     /// The subject's row is there with this revision.
@@ -56,6 +58,12 @@ pub enum Precondition {
 pub enum Mutation {
     /// Inserts or replaces.
     PutTenant(TenantRow),
+    /// Sets the settings alone, beside swaps that go on.
+    SetTenantSettings {
+        tenant: TenantNo,
+        body: Vec<u8>,
+        revision: Revision,
+    },
     /// Sets the generation alone: the commit of a swap.
     SetGeneration {
         tenant: TenantNo,

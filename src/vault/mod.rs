@@ -1,5 +1,249 @@
 //! Floor 5: what the product does. No tonic, no SQL, no AES.
+//!
+//! One file per verb family. A method takes a [`Call`] (who, which tenant, when) and, where values are touched, a
+//! [`Context`] (why); it asks the policy, hands a change set to the store or opens values under keys of the keyring, and
+//! makes the audit entry durable before it answers.
 
 pub mod access_cache;
 pub mod admission;
+pub mod approval;
+pub mod call;
+pub mod error;
+pub mod find;
+pub mod group;
+pub mod item;
+pub mod read;
 pub mod record;
+pub mod request;
+pub mod subject;
+pub mod tenant;
+pub mod tenants;
+pub mod write;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::access::{FieldSet, Verb};
+use crate::audit::AuditRecord;
+use crate::clock::Clock;
+use crate::crypto::aad::{Aad, Kind};
+use crate::crypto::keys::ClassKeys;
+use crate::ids::*;
+use crate::keyring::{ClassRef, KeyRef, Keyring};
+use crate::policy::compiled::Decision;
+use crate::storage::readlog::ReadLog;
+use crate::storage::*;
+pub use call::{Call, Context};
+pub use error::{DenialKind, VaultError, Violation};
+use tenant::Tenant;
+
+/// Limits and tolerances of the vault floor.
+#[derive(Debug, Clone)]
+pub struct VaultOptions {
+    /// How far in the future an origin time may lie, in milliseconds: clocks of callers differ a little.
+    pub future_tolerance_ms: i64,
+}
+
+impl VaultOptions {
+    /// Five minutes of tolerance.
+    pub fn new() -> Self {
+        VaultOptions { future_tolerance_ms: 300_000 }
+    }
+}
+
+/// All tenants as calls see them; replaced whole.
+#[derive(Default)]
+struct Tenants {
+    by_no: HashMap<TenantNo, Arc<Tenant>>,
+    by_name: HashMap<Name, TenantNo>,
+}
+
+/// The product: everything the network and the jobs can ask for.
+pub struct Vault {
+    store: Arc<dyn Store>,
+    keyring: Arc<Keyring>,
+    read_log: Arc<ReadLog>,
+    clock: Arc<dyn Clock>,
+    options: VaultOptions,
+    tenants: ArcSwap<Tenants>,
+    /// One change of a tenant's settings, policy, roles or buckets at a time.
+    settings: tokio::sync::Mutex<()>,
+}
+
+impl Vault {
+    /// Runs `f` with the keys of a class (of one of its buckets, where `expiry` is given), loading them when they are
+    /// not in memory. `f` may run again; no key is held while this waits.
+    ///
+    /// # Errors
+    /// `DataLoss` when the tree does not hold the key that the row names.
+    pub(crate) async fn with_keys<R>(
+        &self,
+        class: ClassRef,
+        expiry: Option<KeyRef>,
+        mut f: impl FnMut(&ClassKeys) -> R,
+    ) -> Result<R, VaultError> {
+        for _ in 0..4 {
+            if let Some(result) = self.keyring.with_class(class, expiry, &mut f) {
+                return Ok(result);
+            }
+            match expiry {
+                Some(expiry) => self.keyring.load(class.tenant, &[class.key, expiry]).await?,
+                None => self.keyring.load(class.tenant, &[class.key]).await?,
+            }
+        }
+        Err(VaultError::Busy { retry_ms: 20 })
+    }
+
+    /// Where the key of a bucket lies; `None` once it was dropped.
+    pub(crate) fn bucket_key(&self, call: &Call, class: ClassNo, bucket: Bucket) -> Option<KeyRef> {
+        call.tenant.expiries.read().get(&(class, bucket)).copied()
+    }
+
+    /// The key of a bucket, made if it is the first value of that bucket; `change` then requires that it still lives.
+    pub(crate) async fn expiry_key(
+        &self,
+        call: &Call,
+        class: ClassNo,
+        bucket: Bucket,
+        change: &mut ChangeSet,
+    ) -> Result<KeyRef, VaultError> {
+        let tenant = call.tenant.no;
+        let key = match self.bucket_key(call, class, bucket) {
+            Some(key) => key,
+            None => self.make_bucket(call, class, bucket).await?,
+        };
+        change.require(Precondition::ExpiryLive { tenant, class, bucket, dek: key.dek });
+        Ok(key)
+    }
+
+    async fn make_bucket(&self, call: &Call, class: ClassNo, bucket: Bucket) -> Result<KeyRef, VaultError> {
+        let _one_at_a_time = self.settings.lock().await;
+        if let Some(key) = self.bucket_key(call, class, bucket) {
+            return Ok(key);
+        }
+        let tenant = call.tenant.no;
+        let key = self.keyring.allocate(tenant, 1).await?[0];
+        let mut change = ChangeSet::default();
+        change.change(Mutation::TakeSlot { tenant, slot: key.slot });
+        change.change(Mutation::PutExpiry(ExpiryRow { tenant, class, bucket, slot: Some(key.slot), dek: key.dek }));
+        if let Err(error) = self.store.commit(change).await {
+            self.keyring.release(tenant, &[key.slot]);
+            return Err(error.into());
+        }
+        call.tenant.expiries.write().insert((class, bucket), key);
+        Ok(key)
+    }
+
+    /// Whether the caller may touch all these fields of a subject in that group.
+    pub(crate) fn may_touch(
+        &self,
+        call: &Call,
+        context: &Context,
+        fields: &FieldSet,
+        verb: Verb,
+        group: Option<GroupNo>,
+    ) -> Result<(), VaultError> {
+        let policy = call.tenant.policy()?;
+        let ask = context.ask(call, verb, context.purpose()?, group, None, false);
+        for field in fields.iter().map(FieldNo) {
+            if let decision @ Decision::Deny(_) = policy.decide(&ask, field, None) {
+                return Err(VaultError::refused(policy, &ask, field, &decision));
+            }
+        }
+        Ok(())
+    }
+
+    /// Only a live subject is written to.
+    pub(crate) fn must_be_open(&self, subject: &SubjectRow) -> Result<(), VaultError> {
+        match subject.state {
+            SubjectState::Live => Ok(()),
+            SubjectState::Closed => Err(VaultError::SubjectClosed),
+            SubjectState::Frozen => Err(VaultError::WrongState("the subject's erasure is under way")),
+            SubjectState::Held => Err(VaultError::SubjectErased),
+        }
+    }
+
+    /// Seals what the caller wrote about the call (reason, reference) into the entry, under the class's key: it dies
+    /// with the data that it is about.
+    pub(crate) async fn attach_detail(
+        &self,
+        call: &Call,
+        context: &Context,
+        entry: &mut AuditRecord,
+        classes: &[ClassRow],
+    ) -> Result<(), VaultError> {
+        let plain = context.detail();
+        let class = classes.iter().find(|row| row.slot.is_some());
+        let (false, Some(row)) = (plain.is_empty(), class) else { return Ok(()) };
+        let key = KeyRef { slot: row.slot.ok_or(VaultError::DataLoss)?, dek: row.dek };
+        let aad = Aad::new(Kind::AuditDetail, self.keyring.vault(), call.tenant.no)
+            .part(&row.uid.0.to_be_bytes())
+            .part(&[row.class.0])
+            .part(&row.version.0.to_be_bytes())
+            .part(&row.dek.0);
+        for _ in 0..4 {
+            let sealed = self.keyring.with_dek(call.tenant.no, key, |dek| dek.audit_detail().seal(&aad, &plain));
+            match sealed {
+                Some(sealed) => {
+                    entry.class = Some(row.class);
+                    entry.detail = Some(sealed.into_boxed_slice());
+                    return Ok(());
+                }
+                None => self.keyring.load(call.tenant.no, &[key]).await?,
+            }
+        }
+        Err(VaultError::Busy { retry_ms: 20 })
+    }
+}
+
+/// JSON of a small record's body.
+pub(crate) fn to_json<T: serde::Serialize>(body: &T) -> Vec<u8> {
+    serde_json::to_vec(body).expect("bodies are plain structs with string keys")
+}
+
+/// Bytes as hexadecimal text in the JSON of small records.
+pub(crate) mod hex {
+    use data_encoding::HEXLOWER;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&HEXLOWER.encode(bytes))
+    }
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<u8>, D::Error> {
+        HEXLOWER.decode(String::deserialize(d)?.as_bytes()).map_err(serde::de::Error::custom)
+    }
+}
+
+impl Vault {
+    /// The next number of a numbered kind of small records; `change` counts it, so that no number is given twice.
+    pub(crate) async fn next_number(
+        &self,
+        tenant: TenantNo,
+        kind: ObjectKind,
+        change: &mut ChangeSet,
+    ) -> Result<u32, VaultError> {
+        let key = vec![kind as u8];
+        let row = self.store.object(tenant, ObjectKind::Setting, key.clone()).await?;
+        let (last, revision) = match &row {
+            Some(row) => {
+                let bytes: [u8; 4] = row.body.as_slice().try_into().map_err(|_| VaultError::DataLoss)?;
+                (u32::from_be_bytes(bytes), row.revision)
+            }
+            None => (0, Revision(0)),
+        };
+        let next = last + 1;
+        let kind = ObjectKind::Setting;
+        change.require(Precondition::ObjectAt { tenant, kind, key: key.clone(), revision });
+        let revision = Revision(revision.0 + 1);
+        change.change(Mutation::PutObject(ObjectRow {
+            tenant,
+            kind,
+            key,
+            revision,
+            body: next.to_be_bytes().to_vec(),
+        }));
+        Ok(next)
+    }
+}

@@ -228,6 +228,25 @@ pub fn sweep(blob: &[u8], today: i64) -> Result<(Vec<u8>, Option<Bucket>), Recor
     Ok((out, next))
 }
 
+/// Origin times of all entries; no key is needed.
+///
+/// # Errors
+/// `RecordError` when the blob is no record. An empty blob has none.
+pub fn origins(blob: &[u8]) -> Result<Vec<Timestamp>, RecordError> {
+    let mut found = Vec::new();
+    if blob.is_empty() {
+        return Ok(found);
+    }
+    let mut rest = RecordView::parse(blob)?.sections;
+    while !rest.is_empty() {
+        rest = walk_section(rest, |entry| {
+            found.push(entry.origin);
+            Ok(())
+        })?;
+    }
+    Ok(found)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

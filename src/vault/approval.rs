@@ -1,0 +1,166 @@
+//! Approvals: what a second person must agree to first. One use, for one subject, fields, purpose and reference; who
+//! approves is not who asked.
+
+use crate::access::{FieldSet, PurposeSet, Verb, VerbSet, View};
+use crate::audit::{Action, Fields, Outcome};
+use crate::auth::{Approval, ApprovalError, ApprovalUse};
+use crate::clock::Timestamp;
+use crate::ids::*;
+use crate::storage::*;
+use crate::vault::Vault;
+use crate::vault::call::{Call, Context};
+use crate::vault::error::{DenialKind, VaultError};
+
+/// What is asked to be approved.
+pub struct ApprovalAsk {
+    pub subject: Option<SubjectId>,
+    pub verbs: VerbSet,
+    pub fields: FieldSet,
+    pub purposes: PurposeSet,
+    pub max_view: View,
+    /// The case or ticket, as the later call will name it.
+    pub reference: zeroize::Zeroizing<String>,
+    pub expires: Timestamp,
+}
+
+impl From<ApprovalError> for VaultError {
+    fn from(error: ApprovalError) -> Self {
+        VaultError::denied(DenialKind::ApprovalNeeded, error.to_string())
+    }
+}
+
+impl Vault {
+    fn reference_digest(call: &Call, reference: &str) -> [u8; 32] {
+        let (a, b) =
+            (call.tenant.token_mac(&[b"ref", reference.as_bytes()]), call.tenant.token_mac(&[reference.as_bytes()]));
+        let mut out = [0; 32];
+        out[..16].copy_from_slice(&a);
+        out[16..].copy_from_slice(&b);
+        out
+    }
+
+    async fn approval(&self, call: &Call, id: ObjectId) -> Result<(Approval, Revision), VaultError> {
+        let key = id.0.as_bytes().to_vec();
+        let row = self.store.object(call.tenant.no, ObjectKind::Approval, key).await?.ok_or(VaultError::NotFound)?;
+        Ok((Approval::from_bytes(&row.body).ok_or(VaultError::DataLoss)?, row.revision))
+    }
+
+    fn put_approval(&self, call: &Call, approval: &Approval, former: Revision, change: &mut ChangeSet) {
+        let (tenant, kind, key) = (call.tenant.no, ObjectKind::Approval, approval.id.0.as_bytes().to_vec());
+        change.require(Precondition::ObjectAt { tenant, kind, key: key.clone(), revision: former });
+        let revision = Revision(former.0 + 1);
+        change.change(Mutation::PutObject(ObjectRow { tenant, kind, key, revision, body: approval.to_bytes() }));
+    }
+
+    /// Asks for an approval.
+    pub async fn request_approval(&self, call: &Call, ask: ApprovalAsk) -> Result<Approval, VaultError> {
+        call.permit(Verb::Request)?;
+        let subject = match &ask.subject {
+            Some(id) => Some(self.resolve_id(call, id).await?.subject.uid),
+            None => None,
+        };
+        if ask.expires <= call.now || ask.expires > call.now.plus_days(7) {
+            return Err(VaultError::invalid("expire_time", "must be in the future, at most 7 days ahead"));
+        }
+        let approval = Approval {
+            id: ObjectId::random(),
+            subject,
+            verbs: ask.verbs,
+            fields: ask.fields,
+            purposes: ask.purposes,
+            max_view: ask.max_view,
+            reference: Self::reference_digest(call, &ask.reference),
+            requester: call.principal.actor,
+            requested_at: call.now,
+            expires_at: ask.expires,
+            decision: None,
+            used_at: None,
+        };
+        let mut change = ChangeSet::default();
+        self.put_approval(call, &approval, Revision(0), &mut change);
+        let mut entry = call.record(Action::RequestApproval, Outcome::Ok);
+        entry.subject = subject;
+        entry.operation = Some(approval.id);
+        change.note(call.tenant.no, entry.to_bytes());
+        self.store.commit(change).await?;
+        Ok(approval)
+    }
+
+    /// Says yes or no to what another asked for.
+    pub async fn decide_approval(&self, call: &Call, id: ObjectId, yes: bool) -> Result<Approval, VaultError> {
+        call.permit(Verb::Approve)?;
+        let (approval, revision) = self.approval(call, id).await?;
+        let decided = approval.decide(call.principal.actor, yes, call.now)?;
+        let mut change = ChangeSet::default();
+        self.put_approval(call, &decided, revision, &mut change);
+        let action = if yes { Action::Approve } else { Action::DenyApproval };
+        let mut entry = call.record(action, Outcome::Ok);
+        entry.subject = decided.subject;
+        entry.operation = Some(id);
+        change.note(call.tenant.no, entry.to_bytes());
+        self.store.commit(change).await?;
+        Ok(decided)
+    }
+
+    /// Approvals, by id.
+    pub async fn list_approvals(
+        &self,
+        call: &Call,
+        after: Option<ObjectId>,
+        limit: u32,
+    ) -> Result<Page<Approval>, VaultError> {
+        if call.permit(Verb::Approve).is_err() {
+            call.permit(Verb::Request)?;
+        }
+        let after = after.map_or(Vec::new(), |id| id.0.as_bytes().to_vec());
+        let page = self.store.objects(call.tenant.no, ObjectKind::Approval, Vec::new(), after, limit).await?;
+        let rows = page.rows.iter().map(|row| Approval::from_bytes(&row.body).ok_or(VaultError::DataLoss));
+        Ok(Page { rows: rows.collect::<Result<_, _>>()?, more: page.more })
+    }
+
+    /// Uses up the approval that the call names, if it names one: from here on it cannot be used again, whether the call
+    /// succeeds or not. `true` when one was used.
+    pub(crate) async fn take_approval(
+        &self,
+        call: &Call,
+        context: &Context,
+        snapshot: &SubjectSnapshot,
+        fields: &FieldSet,
+    ) -> Result<bool, VaultError> {
+        let Some(id) = context.approval else { return Ok(false) };
+        self.use_approval(call, context, id, Some(snapshot.subject.uid), Verb::Read, *fields).await?;
+        Ok(true)
+    }
+
+    /// Uses up an approval for what a call is about to do.
+    pub(crate) async fn use_approval(
+        &self,
+        call: &Call,
+        context: &Context,
+        id: ObjectId,
+        subject: Option<SubjectUid>,
+        verb: Verb,
+        fields: FieldSet,
+    ) -> Result<(), VaultError> {
+        let (approval, revision) = self.approval(call, id).await?;
+        let wanted = ApprovalUse {
+            by: call.principal.actor,
+            subject,
+            verb,
+            fields,
+            purpose: context.purpose,
+            view: View::Plain.min(approval.max_view),
+            reference: Self::reference_digest(call, &context.reference),
+        };
+        let used = approval.use_for(&wanted, call.now)?;
+        let mut change = ChangeSet::default();
+        self.put_approval(call, &used, revision, &mut change);
+        let mut entry = call.record(Action::UseApproval, Outcome::Ok);
+        entry.subject = subject;
+        entry.operation = Some(id);
+        entry.fields = Fields::new(fields.iter().map(FieldNo));
+        change.note(call.tenant.no, entry.to_bytes());
+        self.store.commit(change).await?;
+        Ok(())
+    }
+}

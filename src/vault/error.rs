@@ -1,0 +1,178 @@
+//! What the vault answers instead of doing what was asked. Variants name the outcome; nothing here holds a value or an
+//! id that a caller chose.
+
+use crate::audit::Outcome;
+use crate::ids::{ClassNo, FieldNo, ObjectId};
+use crate::keyring::KeyringError;
+use crate::policy::compiled::{Ask, Decision, Policy, Rule};
+use crate::storage::StoreError;
+
+/// One thing wrong with a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Path in the request, e.g. `values[3]`.
+    pub path: String,
+    /// The field of the policy concerned, where there is one.
+    pub field: Option<FieldNo>,
+    /// The rule that it breaks, for a person; never the value.
+    pub rule: String,
+}
+
+impl Violation {
+    pub fn new(path: impl Into<String>, rule: impl Into<String>) -> Self {
+        Violation { path: path.into(), field: None, rule: rule.into() }
+    }
+}
+
+/// Why something is not permitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DenialKind {
+    /// The credential has no grant for the verb, field or group.
+    NotPermitted,
+    /// The credential has no grant for the purpose.
+    PurposeNotGranted,
+    /// The policy does not allow the purpose for the field.
+    PurposeNotAllowed,
+    /// The credential may see less than was asked for.
+    ViewNotGranted,
+    /// A second principal must approve first.
+    ApprovalNeeded,
+    /// The purpose is based on consent, and there is none on record.
+    ConsentMissing,
+    /// Only TEST tenants have a clock that can be moved.
+    TestTenantOnly,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum VaultError {
+    #[error("the request is not valid")]
+    Invalid(Vec<Violation>),
+    /// A value breaks a rule of its field.
+    #[error("a value is not valid")]
+    ValueInvalid(Vec<Violation>),
+    /// A field number or name that the policy does not have.
+    #[error("a field is not in the schema")]
+    UnknownField(Vec<Violation>),
+    /// The policy file has errors.
+    #[error("the policy is not valid")]
+    PolicyInvalid(Vec<Violation>),
+    #[error("page token of another query")]
+    PageToken,
+    #[error("the request id was used with another body")]
+    RequestIdReused,
+    /// A capability that this version does not have; named, never ignored.
+    #[error("{0} is not supported by this version")]
+    NotSupported(&'static str),
+    #[error("not permitted: {rule}")]
+    Denied { kind: DenialKind, rule: String },
+    /// Absent, or another tenant's: the two are one answer.
+    #[error("not found")]
+    NotFound,
+    #[error("the subject is erased")]
+    SubjectErased,
+    /// The tenant's keys are not in order: what to do next is in the state.
+    #[error("the tenant's keys are not in order")]
+    KeysNotReady(crate::keyring::TenantKeyState),
+    #[error("the tenant is erased")]
+    TenantErased,
+    #[error("already exists")]
+    AlreadyExists,
+    #[error("a unique value belongs to another subject")]
+    UniqueTaken { field: FieldNo },
+    #[error("the subject is closed")]
+    SubjectClosed,
+    #[error("a legal hold keeps class {class}")]
+    Held { class: ClassNo, hold: ObjectId },
+    #[error("wrong state: {0}")]
+    WrongState(&'static str),
+    #[error("the etag is stale")]
+    EtagStale,
+    #[error("conflict with other changes")]
+    Conflict,
+    #[error("quota reached: {0}")]
+    Quota(&'static str),
+    /// Nothing was done; try again after so many milliseconds.
+    #[error("busy")]
+    Busy { retry_ms: u32 },
+    #[error("the clock is not trusted until an operator confirms it")]
+    ClockUnsafe,
+    #[error("the audit cannot be written")]
+    AuditUnavailable,
+    /// A stored value does not open or is not what was stored.
+    #[error("stored data does not open")]
+    DataLoss,
+    #[error(transparent)]
+    Keyring(#[from] KeyringError),
+    #[error(transparent)]
+    Store(StoreError),
+}
+
+impl From<StoreError> for VaultError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Conflict(_) => VaultError::Conflict,
+            StoreError::Busy => VaultError::Busy { retry_ms: 50 },
+            other => VaultError::Store(other),
+        }
+    }
+}
+
+impl From<crate::auth::Denial> for VaultError {
+    fn from(denial: crate::auth::Denial) -> Self {
+        use crate::auth::Rule;
+        let kind = match denial.rule {
+            Rule::PurposeMissing => {
+                return VaultError::invalid("context.purpose_id", "a purpose is needed to touch values");
+            }
+            Rule::TenantForeign => return VaultError::NotFound,
+            Rule::PurposeNotGranted => DenialKind::PurposeNotGranted,
+            Rule::ViewNotGranted => DenialKind::ViewNotGranted,
+            _ => DenialKind::NotPermitted,
+        };
+        VaultError::denied(kind, denial.rule.to_string())
+    }
+}
+
+impl VaultError {
+    /// One violation at `path`.
+    pub fn invalid(path: impl Into<String>, rule: impl Into<String>) -> Self {
+        VaultError::Invalid(vec![Violation::new(path, rule)])
+    }
+    pub fn denied(kind: DenialKind, rule: impl Into<String>) -> Self {
+        VaultError::Denied { kind, rule: rule.into() }
+    }
+
+    /// What the policy's decision says to a caller: the rule's name, its line and an explanation by names.
+    pub fn refused(policy: &Policy, ask: &Ask<'_>, field: FieldNo, decision: &Decision) -> Self {
+        let Decision::Deny(denial) = decision else { return VaultError::NotFound };
+        let kind = match denial.rule {
+            Rule::UnknownField
+            | Rule::VerbNotGranted
+            | Rule::FieldNotGranted
+            | Rule::GroupNotGranted
+            | Rule::FieldRetired => DenialKind::NotPermitted,
+            Rule::PurposeNotGranted => DenialKind::PurposeNotGranted,
+            Rule::UnknownPurpose
+            | Rule::PurposeNotAllowed
+            | Rule::HeldForAnotherPurpose
+            | Rule::ReferenceNeeded
+            | Rule::ReasonNeeded => DenialKind::PurposeNotAllowed,
+            Rule::ConsentMissing => DenialKind::ConsentMissing,
+            Rule::ApprovalNeeded => DenialKind::ApprovalNeeded,
+            Rule::ViewNotGranted | Rule::NoMask => DenialKind::ViewNotGranted,
+        };
+        let line = if denial.line > 0 { format!(" (line {} of the policy)", denial.line) } else { String::new() };
+        let rule = format!("{}: {}{line}", denial.rule.name(), policy.explain(ask, field, decision));
+        VaultError::Denied { kind, rule }
+    }
+
+    /// How the audit calls it.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            VaultError::Denied { .. } => Outcome::Denied,
+            VaultError::NotFound | VaultError::SubjectErased | VaultError::TenantErased => Outcome::NotFound,
+            VaultError::DataLoss => Outcome::Failed,
+            _ => Outcome::Failed,
+        }
+    }
+}

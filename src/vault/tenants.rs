@@ -1,0 +1,431 @@
+//! Tenants and their policies: opening them at start, making, changing and looking at them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use serde::{Deserialize, Serialize};
+
+use crate::access::Verb;
+use crate::audit::{Action, AuditRecord, Outcome};
+use crate::auth;
+use crate::clock::{Clock, Timestamp};
+use crate::ids::*;
+use crate::keyring::{Keyring, TenantKeyState};
+use crate::policy::compiled::Policy;
+use crate::policy::file::Finding;
+use crate::storage::readlog::ReadLog;
+use crate::storage::*;
+use crate::vault::call::Call;
+use crate::vault::error::{DenialKind, VaultError, Violation};
+use crate::vault::tenant::{Tenant, TenantKind, TenantSettings};
+use crate::vault::{Tenants, Vault, VaultOptions, to_json};
+
+/// A stored version of a policy.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PolicyBody {
+    text: String,
+    applied: Timestamp,
+    by: ActorId,
+}
+
+/// A version of a tenant's policy.
+#[derive(Debug, Clone)]
+pub struct StoredPolicy {
+    pub version: PolicyVersion,
+    pub text: String,
+    pub applied: Timestamp,
+    pub by: ActorId,
+    pub active: bool,
+}
+
+/// A tenant as operators see it.
+#[derive(Debug, Clone)]
+pub struct TenantView {
+    pub no: TenantNo,
+    pub name: Name,
+    pub state: TenantState,
+    pub keys: TenantKeyState,
+    pub settings: TenantSettings,
+    pub generation: Generation,
+    pub revision: Revision,
+}
+
+/// What a new tenant is.
+pub struct NewTenant {
+    pub name: Name,
+    pub kind: TenantKind,
+    pub region: Option<Name>,
+    pub display_name: Option<String>,
+    pub quota_subjects: u64,
+}
+
+fn policy_key(version: PolicyVersion) -> Vec<u8> {
+    version.0.to_be_bytes().to_vec()
+}
+
+impl Vault {
+    /// Opens every tenant whose keys are in order; the others are left out and say why when they are asked for.
+    pub async fn open(
+        store: Arc<dyn Store>,
+        keyring: Arc<Keyring>,
+        read_log: Arc<ReadLog>,
+        clock: Arc<dyn Clock>,
+        options: VaultOptions,
+    ) -> Result<Arc<Vault>, VaultError> {
+        let vault = Vault {
+            store,
+            keyring,
+            read_log,
+            clock,
+            options,
+            tenants: ArcSwap::default(),
+            settings: tokio::sync::Mutex::new(()),
+        };
+        let mut tenants = Tenants::default();
+        for row in vault.store.tenants().await? {
+            tenants.by_name.insert(row.name.clone(), row.no);
+            if row.state == TenantState::Live && vault.keyring.state(row.no) == TenantKeyState::Ready {
+                tenants.by_no.insert(row.no, Arc::new(vault.load_tenant(row).await?));
+            }
+        }
+        vault.tenants.store(Arc::new(tenants));
+        Ok(Arc::new(vault))
+    }
+
+    async fn load_tenant(&self, row: TenantRow) -> Result<Tenant, VaultError> {
+        let settings: TenantSettings = serde_json::from_slice(&row.body).map_err(|_| VaultError::DataLoss)?;
+        let policy = match settings.policy {
+            Some(version) => Some(Arc::new(self.compile_stored(row.no, version).await?)),
+            None => None,
+        };
+        let expiries = self.store.expiries(row.no).await?;
+        Tenant::load(&self.keyring, row, policy, &expiries)
+    }
+
+    async fn compile_stored(&self, tenant: TenantNo, version: PolicyVersion) -> Result<Policy, VaultError> {
+        let row = self.store.object(tenant, ObjectKind::Policy, policy_key(version)).await?;
+        let row = row.ok_or(VaultError::DataLoss)?;
+        let body: PolicyBody = serde_json::from_slice(&row.body).map_err(|_| VaultError::DataLoss)?;
+        Policy::load(&body.text, version).map_err(|_| VaultError::DataLoss)
+    }
+
+    /// Puts a tenant, as it now is, in place of the one that calls see.
+    pub(crate) async fn reload_tenant(&self, no: TenantNo) -> Result<Arc<Tenant>, VaultError> {
+        let rows = self.store.tenants().await?;
+        let row = rows.into_iter().find(|row| row.no == no).ok_or(VaultError::NotFound)?;
+        let tenant = Arc::new(self.load_tenant(row).await?);
+        self.tenants.rcu(|old| {
+            let mut by_no: HashMap<_, _> = old.by_no.clone();
+            let mut by_name = old.by_name.clone();
+            by_name.insert(tenant.name.clone(), no);
+            by_no.insert(no, tenant.clone());
+            Tenants { by_no, by_name }
+        });
+        Ok(tenant)
+    }
+
+    /// Takes a tenant out of the calls' sight.
+    pub(crate) fn unload_tenant(&self, no: TenantNo) {
+        self.tenants.rcu(|old| {
+            let mut by_no = old.by_no.clone();
+            by_no.remove(&no);
+            Tenants { by_no, by_name: old.by_name.clone() }
+        });
+    }
+
+    /// The tenant as calls see it now.
+    ///
+    /// # Errors
+    /// `NotFound`, or why its keys are not in order.
+    pub fn tenant(&self, no: TenantNo) -> Result<Arc<Tenant>, VaultError> {
+        if let Some(tenant) = self.tenants.load().by_no.get(&no) {
+            return Ok(tenant.clone());
+        }
+        match self.keyring.state(no) {
+            TenantKeyState::Ready => Err(VaultError::NotFound),
+            TenantKeyState::TenantErased => Err(VaultError::TenantErased),
+            state => Err(VaultError::KeysNotReady(state)),
+        }
+    }
+
+    /// The number of a tenant's name; for operators, who name the tenant they mean.
+    pub fn tenant_no(&self, name: &Name) -> Option<TenantNo> {
+        self.tenants.load().by_name.get(name).copied()
+    }
+
+    /// All tenants that calls can reach now.
+    pub fn live_tenants(&self) -> Vec<Arc<Tenant>> {
+        let mut all: Vec<_> = self.tenants.load().by_no.values().cloned().collect();
+        all.sort_by_key(|tenant| tenant.no);
+        all
+    }
+
+    /// The machine's time.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// A call of a principal in a tenant, now.
+    pub fn call(&self, principal: Arc<auth::Principal>, tenant: Arc<Tenant>) -> Call {
+        let wall = self.clock.now();
+        Call { principal, now: tenant.time(wall), wall, tenant }
+    }
+
+    fn view(&self, row: TenantRow) -> Result<TenantView, VaultError> {
+        Ok(TenantView {
+            settings: serde_json::from_slice(&row.body).map_err(|_| VaultError::DataLoss)?,
+            no: row.no,
+            name: row.name,
+            state: row.state,
+            keys: self.keyring.state(row.no),
+            generation: row.generation,
+            revision: row.revision,
+        })
+    }
+
+    /// Makes a tenant: its root is durable in every replica of the keeper before its row is.
+    pub async fn create_tenant(&self, call: &Call, new: NewTenant) -> Result<TenantView, VaultError> {
+        self.operators_only(call)?;
+        let _one_at_a_time = self.settings.lock().await;
+        let rows = self.store.tenants().await?;
+        if rows.iter().any(|row| row.name == new.name) {
+            return Err(VaultError::AlreadyExists);
+        }
+        let mut settings = TenantSettings::new(new.kind, call.wall);
+        (settings.region, settings.display_name) = (new.region, new.display_name);
+        settings.quota_subjects = new.quota_subjects;
+        let row = TenantRow {
+            no: self.keyring.next_tenant().await?,
+            name: new.name,
+            state: TenantState::Live,
+            generation: Generation(1),
+            body: to_json(&settings),
+            revision: Revision(1),
+        };
+        let mut change = ChangeSet::default();
+        change.note(row.no, call.record(Action::CreateTenant, Outcome::Ok).to_bytes());
+        change.note(TenantNo::VAULT, call.record(Action::CreateTenant, Outcome::Ok).to_bytes());
+        self.keyring.create_tenant(row.clone(), change).await?;
+        self.reload_tenant(row.no).await?;
+        self.view(row)
+    }
+
+    /// Operators see every tenant; a tenant's own credential sees that one.
+    pub async fn list_tenants(&self, call: &Call) -> Result<Vec<TenantView>, VaultError> {
+        let rows = self.store.tenants().await?;
+        let operator = call.principal.kind == auth::Kind::Operator;
+        let seen = |row: &TenantRow| row.no != TenantNo::VAULT && (operator || row.no == call.principal.tenant);
+        rows.into_iter().filter(seen).map(|row| self.view(row)).collect()
+    }
+
+    /// The call's tenant.
+    pub async fn get_tenant(&self, call: &Call) -> Result<TenantView, VaultError> {
+        let rows = self.store.tenants().await?;
+        let row = rows.into_iter().find(|row| row.no == call.tenant.no).ok_or(VaultError::NotFound)?;
+        self.view(row)
+    }
+
+    /// Counts of the call's tenant; may scan.
+    pub async fn usage(&self, call: &Call) -> Result<TenantCounts, VaultError> {
+        if call.principal.kind != auth::Kind::Operator {
+            call.permit(Verb::Operate)?;
+        }
+        Ok(self.store.counts(call.tenant.no).await?)
+    }
+
+    /// Changes a tenant's settings; `edit` may run again.
+    pub(crate) async fn edit_settings(
+        &self,
+        no: TenantNo,
+        wanted: Option<Revision>,
+        record: AuditRecord,
+        mut edit: impl FnMut(&mut TenantSettings) -> Result<(), VaultError>,
+    ) -> Result<Arc<Tenant>, VaultError> {
+        for _ in 0..6 {
+            let rows = self.store.tenants().await?;
+            let mut row = rows.into_iter().find(|row| row.no == no).ok_or(VaultError::NotFound)?;
+            if wanted.is_some_and(|wanted| wanted != row.revision) {
+                return Err(VaultError::EtagStale);
+            }
+            let mut settings: TenantSettings = serde_json::from_slice(&row.body).map_err(|_| VaultError::DataLoss)?;
+            edit(&mut settings)?;
+            let mut change = ChangeSet::default();
+            // The row's generation moves with every swap: only the settings are compared and set.
+            change.require(Precondition::TenantSettingsAt { tenant: no, revision: row.revision });
+            row.revision = Revision(row.revision.0 + 1);
+            let (body, revision) = (to_json(&settings), row.revision);
+            change.change(Mutation::SetTenantSettings { tenant: no, body, revision });
+            change.note(no, record.to_bytes());
+            match self.store.commit(change).await {
+                Ok(_) => return self.reload_tenant(no).await,
+                Err(StoreError::Conflict(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(VaultError::Conflict)
+    }
+
+    /// Changes what may be changed of a tenant.
+    pub async fn update_tenant(
+        &self,
+        call: &Call,
+        etag: Option<Revision>,
+        display_name: Option<Option<String>>,
+        quota_subjects: Option<u64>,
+    ) -> Result<TenantView, VaultError> {
+        if quota_subjects.is_some() {
+            self.operators_only(call)?;
+        } else if call.principal.kind != auth::Kind::Operator {
+            call.permit(Verb::Operate)?;
+        }
+        let record = call.record(Action::UpdateTenant, Outcome::Ok);
+        let tenant = self
+            .edit_settings(call.tenant.no, etag, record, |settings| {
+                if let Some(name) = &display_name {
+                    settings.display_name = name.clone();
+                }
+                if let Some(quota) = quota_subjects {
+                    settings.quota_subjects = quota;
+                }
+                Ok(())
+            })
+            .await?;
+        self.view(tenant.row.clone())
+    }
+
+    /// Moves a TEST tenant's clock on. A LIVE one's never moves.
+    pub async fn advance_clock(&self, call: &Call, by_ms: i64) -> Result<Timestamp, VaultError> {
+        if call.principal.kind != auth::Kind::Operator {
+            call.permit(Verb::Operate)?;
+        }
+        if call.tenant.settings.kind != TenantKind::Test {
+            return Err(VaultError::denied(DenialKind::TestTenantOnly, "only a TEST tenant's clock can be advanced"));
+        }
+        if !(1..=crate::clock::DAY_MS * 36_500).contains(&by_ms) {
+            return Err(VaultError::invalid("by", "must be more than zero and at most 36,500 days"));
+        }
+        let record = call.record(Action::AdvanceClock, Outcome::Ok);
+        let tenant = self
+            .edit_settings(call.tenant.no, None, record, |settings| {
+                settings.clock_offset_ms = settings.clock_offset_ms.saturating_add(by_ms);
+                Ok(())
+            })
+            .await?;
+        Ok(tenant.time(self.clock.now()))
+    }
+
+    fn operators_only(&self, call: &Call) -> Result<(), VaultError> {
+        match call.principal.kind {
+            auth::Kind::Operator => Ok(()),
+            _ => Err(VaultError::denied(DenialKind::NotPermitted, "operator.only")),
+        }
+    }
+
+    /// What a policy file says wrong or doubtful, compared with the version in force.
+    pub fn lint_policy(&self, call: &Call, text: &str) -> Result<Vec<Finding>, VaultError> {
+        self.may_set_policy(call)?;
+        let next = PolicyVersion(call.tenant.settings.policy.map_or(1, |v| v.0 + 1));
+        Ok(match Policy::compile(text, next, call.tenant.policy.as_deref()) {
+            Ok((_, findings)) | Err(findings) => findings,
+        })
+    }
+
+    fn may_set_policy(&self, call: &Call) -> Result<(), VaultError> {
+        if call.principal.kind != auth::Kind::Operator {
+            call.permit(Verb::Policy)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a policy file the one in force. `expected` is the version that it was written against.
+    pub async fn apply_policy(
+        &self,
+        call: &Call,
+        text: &str,
+        expected: Option<PolicyVersion>,
+        validate_only: bool,
+    ) -> Result<(PolicyVersion, Vec<Finding>), VaultError> {
+        self.may_set_policy(call)?;
+        let tenant = self.tenant(call.tenant.no)?;
+        let current = tenant.settings.policy;
+        if expected.is_some_and(|version| Some(version) != current) {
+            return Err(VaultError::EtagStale);
+        }
+        let version = PolicyVersion(current.map_or(1, |v| v.0 + 1));
+        let (policy, findings) = Policy::compile(text, version, tenant.policy.as_deref()).map_err(|findings| {
+            let error = |f: &&Finding| f.severity == crate::policy::file::Severity::Error;
+            let violations = findings.iter().filter(error);
+            VaultError::PolicyInvalid(
+                violations.map(|f| Violation::new(format!("line {}: {}", f.line, f.key), f.message.clone())).collect(),
+            )
+        })?;
+        if let (Some(pinned), Some(said)) = (&tenant.settings.region, policy.region())
+            && pinned != said
+        {
+            return Err(VaultError::PolicyInvalid(vec![Violation::new("region", "is not the tenant's region")]));
+        }
+        if validate_only {
+            return Ok((version, findings));
+        }
+        let body = PolicyBody { text: text.to_owned(), applied: call.wall, by: call.principal.actor };
+        let mut change = ChangeSet::default();
+        let (no, kind, key) = (tenant.no, ObjectKind::Policy, policy_key(version));
+        change.require(Precondition::ObjectAt { tenant: no, kind, key: key.clone(), revision: Revision(0) });
+        change.change(Mutation::PutObject(ObjectRow {
+            tenant: no,
+            kind,
+            key,
+            revision: Revision(1),
+            body: to_json(&body),
+        }));
+        self.store.commit(change).await?;
+        let record = call.record(Action::ApplyPolicy, Outcome::Ok);
+        self.edit_settings(tenant.no, None, record, |settings| {
+            if settings.policy != current {
+                return Err(VaultError::Conflict);
+            }
+            settings.policy = Some(version);
+            Ok(())
+        })
+        .await?;
+        Ok((version, findings))
+    }
+
+    /// A version of the policy; the one in force where none is named.
+    pub async fn get_policy(&self, call: &Call, version: Option<PolicyVersion>) -> Result<StoredPolicy, VaultError> {
+        self.may_set_policy(call)?;
+        let active = call.tenant.settings.policy;
+        let version = version.or(active).ok_or(VaultError::NotFound)?;
+        let row = self.store.object(call.tenant.no, ObjectKind::Policy, policy_key(version)).await?;
+        self.read_policy(&row.ok_or(VaultError::NotFound)?, active)
+    }
+
+    fn read_policy(&self, row: &ObjectRow, active: Option<PolicyVersion>) -> Result<StoredPolicy, VaultError> {
+        let body: PolicyBody = serde_json::from_slice(&row.body).map_err(|_| VaultError::DataLoss)?;
+        let version: [u8; 4] = row.key.as_slice().try_into().map_err(|_| VaultError::DataLoss)?;
+        let version = PolicyVersion(u32::from_be_bytes(version));
+        Ok(StoredPolicy {
+            version,
+            text: body.text,
+            applied: body.applied,
+            by: body.by,
+            active: active == Some(version),
+        })
+    }
+
+    /// Versions of the policy, from the first.
+    pub async fn list_policies(
+        &self,
+        call: &Call,
+        after: PolicyVersion,
+        limit: u32,
+    ) -> Result<Page<StoredPolicy>, VaultError> {
+        self.may_set_policy(call)?;
+        let active = call.tenant.settings.policy;
+        let page = self.store.objects(call.tenant.no, ObjectKind::Policy, Vec::new(), policy_key(after), limit).await?;
+        let rows = page.rows.iter().map(|row| self.read_policy(row, active)).collect::<Result<_, _>>()?;
+        Ok(Page { rows, more: page.more })
+    }
+}

@@ -1,0 +1,681 @@
+//! Putting and deleting single-valued fields. A put reads a snapshot, decides, and hands over one change set; when
+//! something changed in between it decides again, a few times at most.
+
+use serde::{Deserialize, Serialize};
+
+use crate::access::Verb;
+use crate::audit::{Action, Fields, Outcome};
+use crate::clock::Timestamp;
+use crate::crypto::aad::{Aad, Place};
+use crate::crypto::aead::MAX_SEALS;
+use crate::ids::*;
+use crate::keyring::{ClassRef, KeyRef};
+use crate::policy::compiled::Policy;
+use crate::policy::value::{Value, normalize};
+
+use crate::policy::period::Expiry;
+use crate::storage::*;
+use crate::vault::Vault;
+use crate::vault::call::{Call, Context};
+use crate::vault::error::{VaultError, Violation};
+use crate::vault::group::GroupRetention;
+use crate::vault::read::plain_bytes;
+use crate::vault::record::{self, Entry, Owner, RecordView};
+use crate::vault::request::Request;
+
+/// What a put does with a subject that is there, or is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteMode {
+    /// Creates or changes.
+    Upsert,
+    /// Only creates.
+    Create,
+    /// Only changes.
+    Update,
+    /// Creates although the id was erased before: a new life, on purpose.
+    Recreate,
+}
+
+/// A value to be stored, checked against its field's rule when it is used.
+pub struct NewValue {
+    pub field: FieldNo,
+    pub value: Value,
+    /// When it arose; the time of the call if not given. Retention counts from here.
+    pub origin: Option<Timestamp>,
+}
+
+/// One subject's put.
+pub struct Put {
+    pub subject: SubjectId,
+    pub values: Vec<NewValue>,
+    pub mode: WriteMode,
+    /// The group a new subject joins.
+    pub group: Option<GroupNo>,
+    pub etag: Option<String>,
+    /// Also crypto-shred what is overwritten.
+    pub erase_former: bool,
+}
+
+/// What a put answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutDone {
+    pub etag: String,
+    pub created: bool,
+    pub at: Timestamp,
+    /// The erasure of the overwritten values, where `erase_former` asked for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erasure: Option<ObjectId>,
+}
+
+/// What a delete answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeleteDone {
+    pub etag: String,
+    pub deleted: Vec<FieldNo>,
+    pub at: Timestamp,
+}
+
+/// How often a change is decided anew before the caller is told.
+const ATTEMPTS: usize = 6;
+
+/// A change that is ready to commit, and what belongs to it.
+pub(crate) struct Prepared {
+    pub change: ChangeSet,
+    pub done: PutDone,
+    /// Slots given for it, to be handed back if it does not commit.
+    pub slots: Vec<Slot>,
+}
+
+/// The etag of a subject: changes with every change of the subject or one of its classes.
+pub fn etag(snapshot: &SubjectSnapshot) -> String {
+    let classes = snapshot.classes.iter();
+    etag_of(snapshot.subject.revision, classes.map(|c| (c.class, c.version, c.revision)))
+}
+
+pub(crate) fn etag_of(subject: Revision, classes: impl Iterator<Item = (ClassNo, DekVersion, Revision)>) -> String {
+    use std::fmt::Write;
+    let mut text = format!("{:x}", subject.0);
+    for (class, version, revision) in classes {
+        write!(text, "-{:x}.{:x}.{:x}", class.0, version.0, revision.0).expect("writing to a String cannot fail");
+    }
+    text
+}
+
+impl Vault {
+    /// Stores a subject's values, all or none.
+    pub async fn put_fields(
+        &self,
+        call: &Call,
+        context: &Context,
+        put: Put,
+        request: Option<Request>,
+        validate_only: bool,
+    ) -> Result<PutDone, VaultError> {
+        if let Some(answer) = self.repeated(call, request.as_ref()).await? {
+            return Ok(answer);
+        }
+        let checked = self.check_put(call, context, &put)?;
+        if validate_only {
+            let prepared = self.prepare_put(call, context, &put, &checked).await?;
+            self.keyring.release(call.tenant.no, &prepared.slots);
+            return Ok(prepared.done);
+        }
+        if put.erase_former {
+            return Err(VaultError::NotSupported("erase_former"));
+        }
+        for _ in 0..ATTEMPTS {
+            let mut prepared = self.prepare_put(call, context, &put, &checked).await?;
+            self.remember(call, request.as_ref(), &prepared.done, &mut prepared.change);
+            match self.store.commit(prepared.change).await {
+                Ok(_) => return Ok(prepared.done),
+                Err(error) => {
+                    self.keyring.release(call.tenant.no, &prepared.slots);
+                    self.retry_or_answer(call, error, request.as_ref()).await?;
+                }
+            }
+        }
+        Err(VaultError::Conflict)
+    }
+
+    /// Up to 100 subjects' puts as one change: all or none.
+    pub async fn put_atomic(
+        &self,
+        call: &Call,
+        context: &Context,
+        puts: &[Put],
+        request: Option<Request>,
+        validate_only: bool,
+    ) -> Result<Vec<PutDone>, VaultError> {
+        if let Some(answer) = self.repeated(call, request.as_ref()).await? {
+            return Ok(answer);
+        }
+        let mut checked = Vec::with_capacity(puts.len());
+        for put in puts {
+            if put.erase_former {
+                return Err(VaultError::invalid("atomic", "cannot be combined with erase_former"));
+            }
+            checked.push(self.check_put(call, context, put)?);
+        }
+        for _ in 0..ATTEMPTS {
+            let mut change = ChangeSet::default();
+            let (mut done, mut slots) = (Vec::new(), Vec::new());
+            for (put, checked) in puts.iter().zip(&checked) {
+                match self.prepare_put(call, context, put, checked).await {
+                    Ok(prepared) => {
+                        change.preconditions.extend(prepared.change.preconditions);
+                        change.mutations.extend(prepared.change.mutations);
+                        change.audit.extend(prepared.change.audit);
+                        slots.extend(prepared.slots);
+                        done.push(prepared.done);
+                    }
+                    Err(error) => {
+                        self.keyring.release(call.tenant.no, &slots);
+                        return Err(error);
+                    }
+                }
+            }
+            if validate_only {
+                self.keyring.release(call.tenant.no, &slots);
+                return Ok(done);
+            }
+            self.remember(call, request.as_ref(), &done, &mut change);
+            match self.store.commit(change).await {
+                Ok(_) => return Ok(done),
+                Err(error) => {
+                    self.keyring.release(call.tenant.no, &slots);
+                    self.retry_or_answer(call, error, request.as_ref()).await?;
+                }
+            }
+        }
+        Err(VaultError::Conflict)
+    }
+
+    /// `Ok` when the change should be decided again.
+    pub(crate) async fn retry_or_answer(
+        &self,
+        call: &Call,
+        error: StoreError,
+        request: Option<&Request>,
+    ) -> Result<(), VaultError> {
+        match error {
+            StoreError::Conflict(Conflict::Request) => {
+                // The same request committed beside this one; its answer may differ in type, so it is asked for again.
+                let known = self.store.request(call.tenant.no, request.ok_or(VaultError::Conflict)?.id).await?;
+                match (known, request) {
+                    (Some(row), Some(request)) if row.fingerprint == request.fingerprint => Err(VaultError::Conflict),
+                    _ => Err(VaultError::RequestIdReused),
+                }
+            }
+            StoreError::Conflict(_) => Ok(()),
+            other => Err(other.into()),
+        }
+    }
+
+    /// Everything that can be said without looking at the store.
+    fn check_put(&self, call: &Call, context: &Context, put: &Put) -> Result<CheckedPut, VaultError> {
+        let policy = call.tenant.policy()?;
+        if put.values.is_empty() {
+            return Err(VaultError::invalid("values", "must not be empty"));
+        }
+        let (mut invalid, mut unknown) = (Vec::new(), Vec::new());
+        let mut seen = crate::access::FieldSet::EMPTY;
+        for (i, new) in put.values.iter().enumerate() {
+            let at = |rule: &str| Violation { path: format!("values[{i}]"), field: Some(new.field), rule: rule.into() };
+            let Some(rule) = policy.field(new.field) else {
+                unknown.push(at("no field with this number in the schema"));
+                continue;
+            };
+            if seen.has(new.field.0) {
+                invalid.push(at("the field is given twice"));
+            }
+            seen.insert(new.field.0);
+            if rule.many {
+                invalid.push(at("a many-valued field takes items: use AppendItems"));
+            } else if let Err(violation) = crate::policy::value::check(rule, &new.value) {
+                invalid.push(at(violation.rule.words()));
+            }
+            if new.origin.is_some_and(|t| t > call.now.plus_ms(self.options.future_tolerance_ms)) {
+                invalid.push(at("origin_time is in the future"));
+            }
+        }
+        if !unknown.is_empty() {
+            return Err(VaultError::UnknownField(unknown));
+        }
+        if !invalid.is_empty() {
+            return Err(VaultError::ValueInvalid(invalid));
+        }
+        Ok(CheckedPut { policy: policy.clone(), fields: seen, purpose: context.purpose()? })
+    }
+
+    /// Reads, decides, seals: a change set for one subject.
+    async fn prepare_put(
+        &self,
+        call: &Call,
+        context: &Context,
+        put: &Put,
+        checked: &CheckedPut,
+    ) -> Result<Prepared, VaultError> {
+        let tenant = &call.tenant;
+        let digest = tenant.digest(&put.subject);
+        let mut change = ChangeSet::default();
+        let found = match self.store.cached_subject(tenant.no, digest) {
+            Some(snapshot) => Lookup::Found(snapshot),
+            None => self.store.subject(tenant.no, digest).await?,
+        };
+        let snapshot = match (found, put.mode) {
+            (Lookup::Found(_), WriteMode::Create | WriteMode::Recreate) => return Err(VaultError::AlreadyExists),
+            (Lookup::Found(snapshot), _) => Some(snapshot),
+            (Lookup::Erased(_), WriteMode::Recreate) => {
+                change.change(Mutation::DeleteTombstone { tenant: tenant.no, digest });
+                None
+            }
+            (Lookup::Erased(_), _) => return Err(VaultError::SubjectErased),
+            (Lookup::Missing, WriteMode::Update) => return Err(VaultError::NotFound),
+            (Lookup::Missing, _) => {
+                change.require(Precondition::NoTombstone { tenant: tenant.no, digest });
+                None
+            }
+        };
+        let created = snapshot.is_none();
+        let group = snapshot.as_ref().map_or(put.group, |s| s.subject.group);
+        self.may_touch(call, context, &checked.fields, Verb::Write, group)?;
+        if let Some(wanted) = &put.etag
+            && snapshot.as_ref().is_none_or(|s| etag(s) != *wanted)
+        {
+            return Err(VaultError::EtagStale);
+        }
+        let subject = match &snapshot {
+            Some(snapshot) => {
+                self.must_be_open(&snapshot.subject)?;
+                if put.group.is_some() && put.group != snapshot.subject.group {
+                    return Err(VaultError::invalid("group", "the subject is in another group"));
+                }
+                change.require(Precondition::SubjectLive { uid: snapshot.subject.uid });
+                snapshot.subject.clone()
+            }
+            None => {
+                change.require(Precondition::SubjectAbsent { tenant: tenant.no, digest });
+                if let Some(group) = put.group {
+                    self.must_be_open_group(call, group).await?;
+                }
+                let uid = self.store.next_uid();
+                let row = SubjectRow {
+                    uid,
+                    tenant: tenant.no,
+                    digest,
+                    sealed_id: tenant.seal_id(uid, &put.subject),
+                    state: SubjectState::Live,
+                    group: put.group,
+                    revision: Revision(1),
+                    created: call.now,
+                    touched: Timestamp(call.now.day() * crate::clock::DAY_MS),
+                    due: None,
+                };
+                change.change(Mutation::PutSubject(row.clone()));
+                row
+            }
+        };
+        let group = self.group_retention(call, subject.group).await?;
+        let mut slots = Vec::new();
+        let result =
+            self.seal_classes(call, put, checked, &subject, snapshot.as_deref(), &group, &mut change, &mut slots).await;
+        let classes = match result {
+            Ok(classes) => classes,
+            Err(error) => {
+                self.keyring.release(tenant.no, &slots);
+                return Err(error);
+            }
+        };
+        let mut entry = call.record(Action::PutFields, Outcome::Ok);
+        entry.subject = Some(subject.uid);
+        entry.fields = Fields::new(checked.fields.iter().map(FieldNo));
+        entry.purpose = checked.purpose;
+        self.attach_detail(call, context, &mut entry, &classes).await?;
+        change.note(tenant.no, entry.to_bytes());
+
+        let touched: Vec<ClassNo> = classes.iter().map(|c| c.class).collect();
+        let mut all: Vec<_> = snapshot
+            .iter()
+            .flat_map(|s| &s.classes)
+            .filter(|c| !touched.contains(&c.class))
+            .map(|c| (c.class, c.version, c.revision))
+            .chain(classes.iter().map(|c| (c.class, c.version, c.revision)))
+            .collect();
+        all.sort();
+        let done = PutDone { etag: etag_of(subject.revision, all.into_iter()), created, at: call.now, erasure: None };
+        Ok(Prepared { change, done, slots })
+    }
+
+    /// Seals the values class by class into `change`; gives the new class rows.
+    #[allow(clippy::too_many_arguments)] // one caller; a struct for it would only rename the list
+    async fn seal_classes(
+        &self,
+        call: &Call,
+        put: &Put,
+        checked: &CheckedPut,
+        subject: &SubjectRow,
+        snapshot: Option<&SubjectSnapshot>,
+        group: &GroupRetention,
+        change: &mut ChangeSet,
+        slots: &mut Vec<Slot>,
+    ) -> Result<Vec<ClassRow>, VaultError> {
+        let tenant = &call.tenant;
+        let policy = &checked.policy;
+        let mut numbers: Vec<ClassNo> =
+            put.values.iter().filter_map(|v| policy.field(v.field)).map(|rule| rule.class).collect();
+        numbers.sort();
+        numbers.dedup();
+        let fresh = numbers
+            .iter()
+            .filter(|class| snapshot.and_then(|s| s.class(**class)).is_none_or(|row| row.slot.is_none()))
+            .count();
+        let mut keys = Vec::new();
+        if fresh > 0 {
+            keys = self.keyring.allocate(tenant.no, fresh).await?;
+            slots.extend(keys.iter().map(|key| key.slot));
+            keys.reverse();
+        }
+        let mut rows = Vec::with_capacity(numbers.len());
+        for class in numbers {
+            let former = snapshot.and_then(|s| s.class(class));
+            let (key, version, revision) = match former {
+                Some(row) if row.slot.is_some() => {
+                    if row.state != ClassState::Live {
+                        return Err(VaultError::WrongState("the class is restricted"));
+                    }
+                    change.require(Precondition::ClassAt {
+                        uid: subject.uid,
+                        class,
+                        version: row.version,
+                        revision: row.revision,
+                    });
+                    let slot = row.slot.expect("checked by the guard");
+                    (KeyRef { slot, dek: row.dek }, row.version, Revision(row.revision.0 + 1))
+                }
+                other => {
+                    let version = DekVersion(other.map_or(1, |row| row.version.0 + 1));
+                    change.require(Precondition::ClassBelow { uid: subject.uid, class, version });
+                    let key = keys.pop().expect("one was allocated for each class without a key");
+                    change.change(Mutation::TakeSlot { tenant: tenant.no, slot: key.slot });
+                    (key, version, Revision(1))
+                }
+            };
+            let class_ref = ClassRef { tenant: tenant.no, uid: subject.uid, class, key };
+            let mut sealed = Vec::new();
+            for new in put.values.iter().filter(|v| policy.field(v.field).is_some_and(|rule| rule.class == class)) {
+                let origin = new.origin.unwrap_or(call.now);
+                let expiry = policy.expiry(class, group.of(class), origin);
+                if expiry.is_some_and(|e| e.at <= call.now) {
+                    return Err(VaultError::ValueInvalid(vec![Violation {
+                        path: "values".into(),
+                        field: Some(new.field),
+                        rule: "its retention is over already".into(),
+                    }]));
+                }
+                sealed.push(self.seal_value(call, class_ref, revision, new, origin, expiry, change).await?);
+                self.index_value(call, policy, subject.uid, new, change)?;
+            }
+            let seals = former.filter(|row| row.version == version).map_or(0, |row| row.seals) + sealed.len() as u32;
+            if seals > MAX_SEALS {
+                return Err(VaultError::WrongState("the class's key has sealed its limit: rotate it"));
+            }
+            let owner = Owner { vault: self.keyring.vault(), tenant: tenant.no, uid: subject.uid, class };
+            let blob = former.filter(|row| row.slot.is_some()).map_or(&[][..], |row| &row.record);
+            let (record, next_bucket) = self
+                .with_keys(class_ref, None, |keys| merge(keys, &owner, blob, revision, &sealed, call.now.day()))
+                .await??;
+            let row = ClassRow {
+                uid: subject.uid,
+                tenant: tenant.no,
+                class,
+                version,
+                slot: Some(key.slot),
+                dek: key.dek,
+                state: ClassState::Live,
+                revision,
+                data_keys_issued: former.map_or(0, |row| row.data_keys_issued),
+                seals,
+                next_bucket,
+                record,
+            };
+            change.change(Mutation::PutClass(row.clone()));
+            rows.push(row);
+        }
+        Ok(rows)
+    }
+
+    /// Seals one value under its class's key, or its bucket's.
+    #[allow(clippy::too_many_arguments)] // the place of a value has this many axes
+    pub(crate) async fn seal_value(
+        &self,
+        call: &Call,
+        class: ClassRef,
+        revision: Revision,
+        new: &NewValue,
+        origin: Timestamp,
+        expiry: Option<Expiry>,
+        change: &mut ChangeSet,
+    ) -> Result<SealedValue, VaultError> {
+        let bucket = expiry.map_or(Bucket::NONE, |e| e.bucket);
+        let bucket_key = match bucket {
+            Bucket::NONE => None,
+            bucket => Some(self.expiry_key(call, class.class, bucket, change).await?),
+        };
+        let place = Place {
+            vault: self.keyring.vault(),
+            tenant: class.tenant,
+            uid: class.uid,
+            class: class.class,
+            field: new.field,
+            item: 0,
+            dek: class.key.dek,
+            bucket,
+            revision,
+        };
+        let aad = Aad::value(&place);
+        let plain = plain_bytes(&new.value);
+        let sealed = self.with_keys(class, bucket_key, |keys| keys.cipher().seal(&aad, &plain)).await?;
+        Ok(SealedValue { field: new.field, bucket, origin, expire: expiry.map(|e| e.at), revision, sealed })
+    }
+
+    /// Replaces the index tags of a searchable value.
+    fn index_value(
+        &self,
+        call: &Call,
+        policy: &Policy,
+        uid: SubjectUid,
+        new: &NewValue,
+        change: &mut ChangeSet,
+    ) -> Result<(), VaultError> {
+        let tenant = &call.tenant;
+        let rule = policy.field(new.field).expect("checked before");
+        if !rule.searchable {
+            return Ok(());
+        }
+        change.change(Mutation::DeleteTerms { tenant: tenant.no, uid, field: Some(new.field) });
+        let Some(normalized) = normalize(rule, &new.value) else { return Ok(()) };
+        if rule.unique {
+            change.require(Precondition::TermsFree {
+                tenant: tenant.no,
+                field: new.field,
+                tags: tenant.terms(new.field, &normalized),
+                owner: uid,
+            });
+        }
+        let (version, tag) = tenant.term(new.field, &normalized).ok_or(VaultError::DataLoss)?;
+        change.change(Mutation::PutTerm(TermRow { tenant: tenant.no, field: new.field, version, tag, uid }));
+        Ok(())
+    }
+
+    /// Deletes single-valued fields: they are hidden and their values removed. This is not an erasure: an older copy of
+    /// the database still opens them under the class's key. `EraseFields` is the one that holds.
+    #[allow(clippy::too_many_arguments)] // the parts of one request
+    pub async fn delete_fields(
+        &self,
+        call: &Call,
+        context: &Context,
+        subject: &SubjectId,
+        fields: &[FieldNo],
+        wanted_etag: Option<&str>,
+        request: Option<Request>,
+        validate_only: bool,
+    ) -> Result<DeleteDone, VaultError> {
+        if let Some(answer) = self.repeated(call, request.as_ref()).await? {
+            return Ok(answer);
+        }
+        let policy = call.tenant.policy()?;
+        let mut set = crate::access::FieldSet::EMPTY;
+        for (i, field) in fields.iter().enumerate() {
+            match policy.field(*field) {
+                Some(rule) if !rule.many => set.insert(field.0),
+                Some(_) => {
+                    return Err(VaultError::invalid(format!("select[{i}]"), "a many-valued field: use DeleteItems"));
+                }
+                None => {
+                    let rule = "no field with this number in the schema";
+                    return Err(VaultError::UnknownField(vec![Violation::new(format!("select[{i}]"), rule)]));
+                }
+            };
+        }
+        if set.is_empty() {
+            return Err(VaultError::invalid("select", "must name at least one field"));
+        }
+        for _ in 0..ATTEMPTS {
+            let snapshot = self.resolve_id(call, subject).await?;
+            self.must_be_open(&snapshot.subject)?;
+            self.may_touch(call, context, &set, Verb::Delete, snapshot.subject.group)?;
+            if wanted_etag.is_some_and(|wanted| wanted != etag(&snapshot)) {
+                return Err(VaultError::EtagStale);
+            }
+            let uid = snapshot.subject.uid;
+            let mut change = ChangeSet::default();
+            change.require(Precondition::SubjectLive { uid });
+            let mut deleted = Vec::new();
+            let mut classes = snapshot.classes.clone();
+            for row in classes.iter_mut().filter(|row| row.state == ClassState::Live) {
+                let here: Vec<FieldNo> = fields
+                    .iter()
+                    .copied()
+                    .filter(|f| policy.field(*f).is_some_and(|rule| rule.class == row.class))
+                    .collect();
+                if here.is_empty() {
+                    continue;
+                }
+                let key = KeyRef { slot: row.slot.ok_or(VaultError::DataLoss)?, dek: row.dek };
+                let class_ref = ClassRef { tenant: row.tenant, uid, class: row.class, key };
+                let owner = Owner { vault: self.keyring.vault(), tenant: row.tenant, uid, class: row.class };
+                let revision = Revision(row.revision.0 + 1);
+                let (record, next_bucket, gone) = self
+                    .with_keys(class_ref, None, |keys| {
+                        without(keys, &owner, &row.record, revision, &here, call.now.day())
+                    })
+                    .await??;
+                if gone.is_empty() {
+                    continue;
+                }
+                change.require(Precondition::ClassAt {
+                    uid,
+                    class: row.class,
+                    version: row.version,
+                    revision: row.revision,
+                });
+                (row.revision, row.record, row.next_bucket) = (revision, record, next_bucket);
+                change.change(Mutation::PutClass(row.clone()));
+                for field in &gone {
+                    if policy.field(*field).is_some_and(|rule| rule.searchable) {
+                        change.change(Mutation::DeleteTerms { tenant: call.tenant.no, uid, field: Some(*field) });
+                    }
+                }
+                deleted.extend(gone);
+            }
+            let versions = classes.iter().map(|c| (c.class, c.version, c.revision));
+            let done = DeleteDone { etag: etag_of(snapshot.subject.revision, versions), deleted, at: call.now };
+            if validate_only {
+                return Ok(done);
+            }
+            let mut entry = call.record(Action::DeleteFields, Outcome::Ok);
+            entry.subject = Some(uid);
+            entry.fields = Fields::new(done.deleted.iter().copied());
+            entry.purpose = context.purpose()?;
+            self.attach_detail(call, context, &mut entry, &snapshot.classes).await?;
+            change.note(call.tenant.no, entry.to_bytes());
+            self.remember(call, request.as_ref(), &done, &mut change);
+            match self.store.commit(change).await {
+                Ok(_) => return Ok(done),
+                Err(error) => self.retry_or_answer(call, error, request.as_ref()).await?,
+            }
+        }
+        Err(VaultError::Conflict)
+    }
+}
+
+/// What is known of a put before the store was asked.
+pub(crate) struct CheckedPut {
+    pub policy: std::sync::Arc<Policy>,
+    pub fields: crate::access::FieldSet,
+    pub purpose: PurposeNo,
+}
+
+/// A value sealed for its place.
+pub(crate) struct SealedValue {
+    pub field: FieldNo,
+    pub bucket: Bucket,
+    pub origin: Timestamp,
+    pub expire: Option<Timestamp>,
+    pub revision: Revision,
+    pub sealed: Vec<u8>,
+}
+
+/// A former record with new values in it, and its earliest bucket. A former record that is not as it was written is
+/// never carried on.
+pub(crate) fn merge(
+    keys: &crate::crypto::keys::ClassKeys,
+    owner: &Owner,
+    former: &[u8],
+    revision: Revision,
+    new: &[SealedValue],
+    today: i64,
+) -> Result<(Vec<u8>, Option<Bucket>), VaultError> {
+    let mut entries: Vec<Entry<'_>> = Vec::new();
+    if !former.is_empty() {
+        let view = RecordView::parse(former).map_err(|_| VaultError::DataLoss)?;
+        view.walk(keys, owner, today, |entry| {
+            if !new.iter().any(|n| n.field == entry.field)
+                && (entry.bucket == Bucket::NONE || i64::from(entry.bucket.0) >= today)
+            {
+                entries.push(entry);
+            }
+        })
+        .map_err(|_| VaultError::DataLoss)?;
+    }
+    entries.extend(new.iter().map(|n| Entry {
+        field: n.field,
+        revision: n.revision,
+        bucket: n.bucket,
+        origin: n.origin,
+        expire: n.expire,
+        sealed: &n.sealed,
+    }));
+    let next = entries.iter().map(|e| e.bucket).filter(|b| *b != Bucket::NONE).min();
+    Ok((record::encode(keys, owner, revision, &mut entries), next))
+}
+
+/// A record without some fields, its earliest bucket, and which of the fields were there.
+fn without(
+    keys: &crate::crypto::keys::ClassKeys,
+    owner: &Owner,
+    former: &[u8],
+    revision: Revision,
+    fields: &[FieldNo],
+    today: i64,
+) -> Result<(Vec<u8>, Option<Bucket>, Vec<FieldNo>), VaultError> {
+    let view = RecordView::parse(former).map_err(|_| VaultError::DataLoss)?;
+    let (mut entries, mut gone) = (Vec::new(), Vec::new());
+    view.walk(keys, owner, today, |entry| match fields.contains(&entry.field) {
+        true => gone.push(entry.field),
+        false => entries.push(entry),
+    })
+    .map_err(|_| VaultError::DataLoss)?;
+    let next = entries.iter().map(|e: &Entry<'_>| e.bucket).filter(|b| *b != Bucket::NONE).min();
+    Ok((record::encode(keys, owner, revision, &mut entries), next, gone))
+}

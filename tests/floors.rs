@@ -1,0 +1,89 @@
+//! Reads the `crate::` paths of every file under `src` and checks that a file uses lower floors and its own part only,
+//! so that the drawing in `ARCHITECTURE.md` stays true.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// Floor of each part (a file or folder directly under `src`).
+const FLOORS: &[(u8, &[&str])] = &[
+    (0, &["access", "clock", "ids", "secret", "telemetry"]),
+    (1, &["crypto"]),
+    (2, &["audit", "auth", "policy", "receipt"]),
+    (3, &["storage"]),
+    (4, &["keyring"]),
+    (5, &["vault"]),
+    (6, &["grpc", "jobs"]),
+    (7, &["config"]),
+    (8, &["server"]),
+    (9, &["cli", "main"]),
+];
+
+/// Neighbours on one floor that may see each other, in this direction only.
+const NEIGHBOURS: &[(&str, &str)] = &[("access", "ids"), ("auth", "access")];
+
+fn floor(part: &str) -> Option<u8> {
+    FLOORS.iter().find(|(_, parts)| parts.contains(&part)).map(|(floor, _)| *floor)
+}
+
+fn files(dir: &Path, out: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files(&path, out);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            out.push(path);
+        }
+    }
+}
+
+/// Names after `crate::` (or `pii_vault::` in the binary), also inside one level of braces.
+fn uses(text: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for line in text.lines().map(str::trim_start).filter(|line| !line.starts_with("//")) {
+        for prefix in ["crate::", "pii_vault::"] {
+            // An odd number of quotes before it: it stands inside a text.
+            for (at, _) in line.match_indices(prefix).filter(|(at, _)| line[..*at].matches('"').count() % 2 == 0) {
+                let rest = &line[at + prefix.len()..];
+                let names: Vec<&str> = match rest.strip_prefix('{') {
+                    Some(group) => group.split(['}', ',']).collect(),
+                    None => vec![rest],
+                };
+                for name in names {
+                    let end = name.trim().find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(name.trim().len());
+                    let name = &name.trim()[..end];
+                    if floor(name).is_some() {
+                        found.insert(name.to_owned());
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn a_file_uses_lower_floors_and_its_own_part_only() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut all = Vec::new();
+    files(&src, &mut all);
+    let mut wrong = BTreeMap::new();
+    let mut checked = 0;
+    for path in all {
+        let inside = path.strip_prefix(&src).unwrap();
+        let part = inside.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned();
+        if part == "lib" {
+            continue;
+        }
+        let own = floor(&part).unwrap_or_else(|| panic!("{part} stands on no floor: add it to the drawing and here"));
+        for used in uses(&std::fs::read_to_string(&path).unwrap()) {
+            checked += 1;
+            let allowed =
+                used == part || floor(&used).unwrap() < own || NEIGHBOURS.contains(&(part.as_str(), used.as_str()));
+            if !allowed {
+                wrong.entry(inside.display().to_string()).or_insert_with(Vec::new).push(used);
+            }
+        }
+    }
+    assert!(checked > 100, "the reader of imports found only {checked}: it is broken");
+    assert!(wrong.is_empty(), "files that use a higher floor or the folder next door: {wrong:#?}");
+}
