@@ -58,6 +58,10 @@ impl Apply<'_> {
                 let found = self.one("SELECT state FROM tenant WHERE no = ?1", [tenant.0], int)?;
                 Ok(found == Some(*state as i64))
             }
+            TenantSettingsAt { tenant, revision } => {
+                let found = self.one("SELECT revision FROM tenant WHERE no = ?1", [tenant.0], int)?;
+                Ok(found == Some(revision.0 as i64))
+            }
             TreeGeneration { tenant, generation } => {
                 let found = self.one("SELECT generation FROM tenant WHERE no = ?1", [tenant.0], int)?;
                 Ok(found == Some(generation.0 as i64))
@@ -132,6 +136,10 @@ impl Apply<'_> {
                      ON CONFLICT(no) DO UPDATE SET name = ?2, state = ?3, generation = ?4, revision = ?5, body = ?6",
                     (t.no.0, t.name.as_str(), t.state as u8, t.generation.0 as i64, t.revision.0 as i64, &t.body),
                 )?;
+            }
+            SetTenantSettings { tenant, body, revision } => {
+                let row = (tenant.0, body, revision.0 as i64);
+                self.run("UPDATE tenant SET body = ?2, revision = ?3 WHERE no = ?1", row)?;
             }
             SetGeneration { tenant, generation } => {
                 self.run("UPDATE tenant SET generation = ?2 WHERE no = ?1", (tenant.0, generation.0 as i64))?;
