@@ -5,18 +5,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 
 use parking_lot::RwLock;
-use zeroize::Zeroizing;
 
 use crate::clock::Clock;
-use crate::crypto::aad::{Aad, Kind};
-use crate::crypto::aead::Cipher;
-use crate::crypto::kdf::Label;
 use crate::crypto::keys::{ClassKeys, Dek, RootKek, TenantRoot, TenantSecret};
 use crate::crypto::sign::Signing;
 use crate::ids::*;
 use crate::keyring::allocate::{Covering, Slots, Uncovered};
 use crate::keyring::cache::{ClassCache, NodeCache};
-use crate::keyring::keeper::{Keeper, KeeperError, OwnBlock, RootBlock, root_block_aad};
+use crate::keyring::keeper::{Keeper, KeeperError, OwnBlock, RootBlock, open_signing, root_block_aad, seal_signing};
 use crate::keyring::state::{self, TenantKeyState};
 use crate::keyring::swap::{Hook, Queue, Unsettled};
 use crate::keyring::tree::{self, OpenNode, RESERVED, Tree, TreeError};
@@ -88,7 +84,7 @@ pub enum KeyringError {
     /// No slot may be given: the key archive cannot be written.
     #[error("no covered slot is left in the tree of tenant {tenant}")]
     Uncovered { tenant: TenantNo },
-    /// The root KEK is not the one that sealed the keeper's signing key.
+    /// The keeper's signing key does not open: the root KEK is another one, or the block is damaged.
     #[error("this root KEK is not the one the keeper was made with")]
     WrongKek,
     /// The keeper has no signing key: `init` was not run, or the block is lost.
@@ -213,7 +209,7 @@ impl Keyring {
     ) -> Result<Arc<Self>, KeyringError> {
         let present = keeper.own(OwnBlock::Signing).await?;
         if present.is_none() {
-            let bytes = seal_signing(&kek, keeper.vault(), &Signing::generate(), &[]);
+            let bytes = seal_signing(keeper.vault(), &kek, &Signing::generate());
             keeper.put_own(OwnBlock::Signing, &bytes, 1).await?;
         }
         let ring = Self::open(store, keeper, kek, options).await?;
@@ -230,8 +226,8 @@ impl Keyring {
     ) -> Result<Arc<Self>, KeyringError> {
         let vault = keeper.vault();
         let (_, block) = keeper.own(OwnBlock::Signing).await?.ok_or(KeyringError::NoSigningKey)?;
-        let (signing, public_keys) = open_signing(&kek, vault, &block)?;
-        let signing = Arc::new(signing);
+        let signing = Arc::new(open_signing(vault, &kek, &block).map_err(|_| KeyringError::WrongKek)?);
+        let public_keys = vec![signing.public()];
         keeper.unlock(signing.clone());
         if !options.covering.active() {
             tracing::warn!(
@@ -724,43 +720,6 @@ fn open_path(tree: &Tree, root: &TenantRoot, rows: &[&NodeRow]) -> Option<OpenNo
     Some(node)
 }
 
-const SIGNING_FORMAT: u8 = 1;
-const SIGNING_SEALED: usize = 12 + 32 + 16;
-
-/// format 1, id of the KEK 16, sealed seed 60, then former public keys of 32 bytes each.
-fn seal_signing(kek: &RootKek, vault: VaultId, signing: &Signing, former: &[[u8; 32]]) -> Vec<u8> {
-    let id = kek.id();
-    let aad = Aad::new(Kind::Signing, vault, TenantNo::VAULT).part(&id);
-    let mut bytes = vec![SIGNING_FORMAT];
-    bytes.extend_from_slice(&id);
-    Cipher::new(&kek.derived(Label::SigningSeal)).seal_into(&aad, &signing.seed()[..], &mut bytes);
-    former.iter().for_each(|key| bytes.extend_from_slice(key));
-    bytes
-}
-
-fn open_signing(kek: &RootKek, vault: VaultId, bytes: &[u8]) -> Result<(Signing, Vec<[u8; 32]>), KeyringError> {
-    let lost = || KeyringError::NoSigningKey;
-    let (format, rest) = bytes.split_first().ok_or_else(lost)?;
-    if *format != SIGNING_FORMAT
-        || rest.len() < 16 + SIGNING_SEALED
-        || !(rest.len() - 16 - SIGNING_SEALED).is_multiple_of(32)
-    {
-        return Err(lost());
-    }
-    let (id, rest) = rest.split_at(16);
-    let (sealed, former) = rest.split_at(SIGNING_SEALED);
-    if id != kek.id() {
-        return Err(KeyringError::WrongKek);
-    }
-    let aad = Aad::new(Kind::Signing, vault, TenantNo::VAULT).part(id);
-    let plain = Cipher::new(&kek.derived(Label::SigningSeal)).open(&aad, sealed).map_err(|_| lost())?;
-    let seed: Zeroizing<[u8; 32]> = Zeroizing::new(plain.as_slice().try_into().map_err(|_| lost())?);
-    let signing = Signing::from_seed(&seed);
-    let mut keys = vec![signing.public()];
-    keys.extend(former.chunks_exact(32).map(|key| <[u8; 32]>::try_from(key).expect("chunks of 32")));
-    Ok((signing, keys))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -783,18 +742,5 @@ mod tests {
         }
         assert!(places.insert(secret_slot(SecretKind::Digest, SecretVersion(1))));
         assert!(places.iter().all(|slot| slot.0 < RESERVED));
-    }
-
-    #[test]
-    fn the_signing_key_opens_under_its_kek_and_vault_only() {
-        let (kek, vault) = (RootKek::generate(), VaultId([1; 16]));
-        let signing = Signing::generate();
-        let bytes = seal_signing(&kek, vault, &signing, &[[7; 32]]);
-        let (opened, keys) = open_signing(&kek, vault, &bytes).unwrap();
-        assert_eq!(opened.public(), signing.public());
-        assert_eq!(keys, vec![signing.public(), [7; 32]]);
-        assert!(matches!(open_signing(&RootKek::generate(), vault, &bytes), Err(KeyringError::WrongKek)));
-        assert!(open_signing(&kek, VaultId([2; 16]), &bytes).is_err());
-        assert!(open_signing(&kek, vault, &bytes[..50]).is_err());
     }
 }
