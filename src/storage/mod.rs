@@ -151,7 +151,7 @@ pub enum Mutation {
         tenant: TenantNo,
         slot: Slot,
     },
-    /// A free slot is given.
+    /// A slot is given: it is free no longer. Nothing happens to one that was never given before.
     TakeSlot {
         tenant: TenantNo,
         slot: Slot,
