@@ -90,6 +90,19 @@ impl Argon2Memory {
         Ok(blind_index::equal(&out, hash.as_bytes()))
     }
 
+    /// 32 bytes from a password and a salt of at least 8 bytes, for making a key of them.
+    pub fn derive(
+        &mut self,
+        cost: Argon2Cost,
+        password: &[u8],
+        salt: &[u8],
+    ) -> Result<Zeroizing<[u8; 32]>, PasswordError> {
+        let params = Params::new(cost.memory_kib, cost.passes, cost.lanes, Some(HASH_BYTES));
+        let mut out = Zeroizing::new([0u8; HASH_BYTES]);
+        self.run(&params.map_err(|_| PasswordError::Cost)?, password, salt, &mut out[..])?;
+        Ok(out)
+    }
+
     fn run(&mut self, params: &Params, password: &[u8], salt: &[u8], out: &mut [u8]) -> Result<(), PasswordError> {
         if params.m_cost() > self.limit_kib || params.t_cost() > MAX_PASSES {
             return Err(PasswordError::TooCostly);
