@@ -32,7 +32,34 @@ pub enum Label {
 }
 
 impl Label {
-    fn text(self) -> &'static [u8] {
+    /// All of them, for the test that no two share a text.
+    #[cfg(test)]
+    pub(in crate::crypto) const ALL: &'static [Label] = &[
+        Label::DekId,
+        Label::ValueSeal,
+        Label::ManifestMac,
+        Label::AuditDetail,
+        Label::ExpiringSeal,
+        Label::ExpiringMac,
+        Label::IndexField,
+        Label::SubjectDigest,
+        Label::SubjectIdSeal,
+        Label::ObjectSeal,
+        Label::RequestFingerprint,
+        Label::DataKey,
+        Label::Detached,
+        Label::ApiKeyChecksum,
+        Label::ApiKeyPepper,
+        Label::RootKekId,
+        Label::PassphraseKek,
+        Label::SigningSeal,
+        Label::AnchorMac,
+        Label::Commitment,
+        Label::PageToken,
+        Label::RecipientRef,
+    ];
+
+    pub(in crate::crypto) fn text(self) -> &'static [u8] {
         match self {
             Label::DekId => b"pii-vault/1 id",
             Label::ValueSeal => b"pii-vault/1 value",
@@ -70,8 +97,13 @@ pub fn derive<const N: usize>(parts: &[&[u8]], label: Label, context: &[u8]) -> 
         len += part.len();
     }
     let mut out = Zeroizing::new([0u8; N]);
-    Hkdf::<Sha256>::new(None, &joined[..len])
-        .expand_multi_info(&[label.text(), &[0], context], out.as_mut_slice())
+    hkdf(None, &joined[..len], &[label.text(), &[0], context], out.as_mut_slice())
         .expect("N is far below the limit of HKDF");
     out
+}
+
+/// HKDF-SHA-256, extract and expand; `None` if `out` is longer than 255 x 32 bytes. A function of its own so that test
+/// vectors reach it.
+pub(in crate::crypto) fn hkdf(salt: Option<&[u8]>, ikm: &[u8], info: &[&[u8]], out: &mut [u8]) -> Option<()> {
+    Hkdf::<Sha256>::new(salt, ikm).expand_multi_info(info, out).ok()
 }

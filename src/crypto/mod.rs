@@ -9,3 +9,10 @@ pub mod merkle;
 pub mod password;
 pub mod random;
 pub mod sign;
+
+#[cfg(test)]
+mod timing;
+#[cfg(test)]
+mod vectors;
+#[cfg(test)]
+mod wycheproof;

@@ -10,6 +10,8 @@ mod replicas;
 pub mod sim;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vectors;
 
 use std::sync::Arc;
 
