@@ -464,6 +464,11 @@ async fn slots_are_given_once(store: Arc<dyn Store>) {
     assert!(one.is_ok() != two.is_ok() && (duplicate(one) || duplicate(two)), "one of two takers");
     assert_eq!(store.slots(T).await.unwrap(), SlotUse { next: Slot(51), free: vec![Slot(50)] });
     assert_eq!(store.slots(OTHER).await.unwrap(), SlotUse { next: Slot(0), free: vec![] });
+    let fresh = |uid| set([Mutation::TakeSlot { tenant: T, slot: Slot(90) }, with_slot(uid, 90)]);
+    put(&*store, fresh(4).mutations).await;
+    let below = [Mutation::TakeSlot { tenant: T, slot: Slot(80) }, with_slot(6, 80)];
+    put(&*store, below).await;
+    assert!(duplicate(store.commit(fresh(5)).await), "a fresh slot, given already");
     store.close().await;
 }
 

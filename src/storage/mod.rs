@@ -43,6 +43,8 @@ pub enum Precondition {
     ClassBelow { uid: SubjectUid, class: ClassNo, version: DekVersion },
     /// The item group has this revision; 0: it is not there.
     ItemGroupAt { uid: SubjectUid, field: FieldNo, bucket: Bucket, revision: Revision },
+    /// The subject's class has so many item groups: none was added since they were listed.
+    ItemGroupsOf { tenant: TenantNo, uid: SubjectUid, class: ClassNo, count: u32 },
     /// The bucket's expiry row is there, has this dek id and is not dropped.
     ExpiryLive { tenant: TenantNo, class: ClassNo, bucket: Bucket, dek: DekId },
     /// None of these tags of a unique field belongs to another subject.
@@ -152,6 +154,7 @@ pub enum Mutation {
         slot: Slot,
     },
     /// A slot is given: it is free no longer. Nothing happens to one that was never given before.
+    /// A slot is given: it is free no longer. Fresh ones were never free, and may commit in any order.
     TakeSlot {
         tenant: TenantNo,
         slot: Slot,

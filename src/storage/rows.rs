@@ -211,6 +211,10 @@ pub enum ObjectKind {
     OperationByTime = 20,
     SearchDebt = 21,
     Setting = 22,
+    /// Rows of dead keys that are still to be deleted.
+    Sweep = 23,
+    /// Members of an erasure about several subjects, in parts.
+    Members = 24,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -99,6 +99,11 @@ impl Apply<'_> {
                 let found = self.one(sql, (uid.0, field.0, bucket.0), int)?;
                 Ok(found.unwrap_or(0) == revision.0 as i64)
             }
+            ItemGroupsOf { tenant, uid, class, count } => {
+                // By the subject's index, and not by tenant and class, of which it has few.
+                let sql = "SELECT count(*) FROM item_group WHERE uid = ?1 AND tenant = ?2 AND class = ?3";
+                Ok(self.one(sql, (uid.0, tenant.0, class.0), int)? == Some(i64::from(*count)))
+            }
             ExpiryLive { tenant, class, bucket, dek } => {
                 let sql = "SELECT 1 FROM expiry
                     WHERE tenant = ?1 AND class = ?2 AND bucket = ?3 AND dek = ?4 AND slot IS NOT NULL";
