@@ -1,4 +1,4 @@
-//! The only place that knows every part. This file's first half is the network: which signals mean what, the gRPC port
+//! The network of a server: which signals mean what, the gRPC port
 //! with health and reflection, the operations port, and the order in which they go down.
 
 use crate::grpc::call::{BadDescriptors, MethodTable};

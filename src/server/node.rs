@@ -1,0 +1,234 @@
+//! The parts of one vault, put together from a configuration: keeper, root KEK, store, read log, keyring, vault.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use crate::clock::Clock;
+use crate::config::{Config, RootKekSource};
+use crate::crypto::keys::RootKek;
+use crate::ids::*;
+use crate::keyring::keeper::FileKeeper;
+use crate::keyring::keeper::{Keeper, KeeperError};
+use crate::keyring::root::{PassphraseParams, PassphraseSource, RootError, RootSpec, create_key_file};
+use crate::keyring::{Keyring, KeyringError, KeyringOptions};
+use crate::storage::readlog::{ReadLog, ReadLogError, ReadLogOptions};
+use crate::storage::sqlite::{Options as SqliteOptions, SqliteStore};
+use crate::storage::{ChangeSet, Store, StoreError, TenantRow, TenantState};
+use crate::vault::tenant::{TenantKind, TenantSettings};
+use crate::vault::{Vault, VaultError, VaultOptions};
+
+/// A vault's parts, open.
+pub struct Node {
+    pub vault: Arc<Vault>,
+    pub store: Arc<dyn Store>,
+    pub keyring: Arc<Keyring>,
+    pub read_log: Arc<ReadLog>,
+}
+
+/// What `init` made and shows once.
+pub struct Initialised {
+    pub vault: VaultId,
+    /// Verifies receipts, checkpoints and the ledger: to be published.
+    pub public_key: [u8; 32],
+    /// The first operator's access key.
+    pub operator_key: Zeroizing<String>,
+}
+
+/// Why a node does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error("no root key is configured: set root_kek")]
+    NoRootKek,
+    #[error("no keeper is configured: set keeper.paths")]
+    NoKeeper,
+    #[error("there is no vault in {path}: run `pii-vault init` first")]
+    NoVault { path: PathBuf },
+    #[error("{path}")]
+    Path {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Root(#[from] RootError),
+    #[error(transparent)]
+    Keeper(#[from] KeeperError),
+    #[error(transparent)]
+    Keyring(#[from] KeyringError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the read audit cannot be opened")]
+    ReadLog(#[from] ReadLogError),
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+}
+
+/// Why a vault is not made.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// Nothing that exists is ever overwritten.
+    #[error("there is a vault in {path} already")]
+    Exists { path: PathBuf },
+    #[error(transparent)]
+    Node(#[from] NodeError),
+}
+
+fn database(config: &Config) -> PathBuf {
+    config.data_dir.join("vault.db")
+}
+
+fn audit_dir(config: &Config) -> PathBuf {
+    config.data_dir.join("read-audit")
+}
+
+/// Makes a directory that only we may read, and the ones above it.
+pub(super) fn private_dir(path: &Path) -> Result<(), NodeError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|source| NodeError::Path { path: path.to_owned(), source })
+}
+
+fn passphrase_params(config: &Config) -> Result<PathBuf, NodeError> {
+    config.keeper.paths.first().map(|dir| dir.join("passphrase.json")).ok_or(NodeError::NoKeeper)
+}
+
+fn root_spec(config: &Config) -> Result<RootSpec, NodeError> {
+    Ok(match config.root_kek.clone().ok_or(NodeError::NoRootKek)? {
+        RootKekSource::File { path } => RootSpec::File { path },
+        RootKekSource::Env { name } => RootSpec::Env { name },
+        RootKekSource::Credential { name } => RootSpec::Credential { name },
+        RootKekSource::Passphrase { file, env, credential } => {
+            let source = match (file, env, credential) {
+                (Some(path), None, None) => PassphraseSource::File(path),
+                (None, Some(name), None) => PassphraseSource::Env(name),
+                (None, None, Some(name)) => PassphraseSource::Credential(name),
+                _ => return Err(NodeError::NoRootKek),
+            };
+            RootSpec::Passphrase { source, params: passphrase_params(config)? }
+        }
+    })
+}
+
+/// Makes what a source needs and does not have yet: a key file, or the salt of a passphrase.
+fn prepare_root(config: &Config) -> Result<(), NodeError> {
+    match &config.root_kek {
+        Some(RootKekSource::File { path }) if !path.exists() => {
+            if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+                private_dir(dir)?;
+            }
+            create_key_file(path)?;
+        }
+        Some(RootKekSource::Passphrase { .. }) => {
+            PassphraseParams::generate(PassphraseParams::COST).create(&passphrase_params(config)?)?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn sqlite_options(config: &Config, vault: VaultId) -> SqliteOptions {
+    let mut options = SqliteOptions::new(database(config), vault);
+    options.readers = config.storage.readers;
+    options.write_queue = config.storage.write_queue;
+    options.cache_bytes = config.cache.ciphertext_mib << 20;
+    options
+}
+
+fn keyring_options(config: &Config, clock: Arc<dyn Clock>) -> KeyringOptions {
+    let mut options = KeyringOptions::new(clock);
+    options.node_bytes = config.cache.tree_nodes * 3_840;
+    options.class_keys = config.cache.data_keys;
+    options
+}
+
+/// Makes a vault: root key (where it is a file that is not there yet), keeper, database, tenant 0, and the first
+/// operator's access key. Refuses to touch anything that exists.
+pub async fn init(config: &Config, clock: Arc<dyn Clock>) -> Result<Initialised, InitError> {
+    let path = database(config);
+    if path.exists() {
+        return Err(InitError::Exists { path });
+    }
+    if config.keeper.paths.is_empty() {
+        return Err(NodeError::NoKeeper.into());
+    }
+    private_dir(&config.data_dir)?;
+    for path in &config.keeper.paths {
+        private_dir(path)?;
+    }
+    prepare_root(config)?;
+    let kek = root_spec(config)?.provider().load().await.map_err(NodeError::from)?;
+    let vault = VaultId(crate::crypto::random::bytes());
+    FileKeeper::create(&config.keeper.paths, vault).map_err(NodeError::from)?;
+    let keeper: Arc<dyn Keeper> = Arc::new(FileKeeper::open(&config.keeper.paths).map_err(NodeError::from)?);
+    let options = sqlite_options(config, vault).create();
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(options).map_err(NodeError::from)?);
+    let row = TenantRow {
+        no: TenantNo::VAULT,
+        name: Name::parse("tenant", "vault").expect("a constant of the right form"),
+        state: TenantState::Live,
+        generation: Generation(1),
+        body: serde_json::to_vec(&TenantSettings::new(TenantKind::Live, clock.now()))
+            .expect("settings are a plain struct"),
+        revision: Revision(1),
+    };
+    let options = keyring_options(config, clock.clone());
+    let keyring = Keyring::init(store.clone(), keeper, kek, options, row, ChangeSet::default()).await;
+    let keyring = keyring.map_err(NodeError::from)?;
+    let node = assemble(config, store, keyring, clock).await?;
+    let operator_key = Zeroizing::new(String::new());
+    let made = Initialised { vault, public_key: node.keyring.signing().public(), operator_key };
+    node.close().await;
+    Ok(made)
+}
+
+impl Node {
+    /// Opens an existing vault.
+    pub async fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Node, NodeError> {
+        let path = database(config);
+        if !path.exists() {
+            return Err(NodeError::NoVault { path: config.data_dir.clone() });
+        }
+        if config.keeper.paths.is_empty() {
+            return Err(NodeError::NoKeeper);
+        }
+        let kek: RootKek = root_spec(config)?.provider().load().await?;
+        let keeper: Arc<dyn Keeper> = Arc::new(FileKeeper::open(&config.keeper.paths)?);
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(sqlite_options(config, keeper.vault()))?);
+        let keyring = Keyring::open(store.clone(), keeper, kek, keyring_options(config, clock.clone())).await?;
+        assemble(config, store, keyring, clock).await
+    }
+
+    /// Closes the files once everything queued is durable.
+    pub async fn close(self) {
+        let Node { vault, store, keyring, read_log } = self;
+        drop(vault);
+        store.close().await;
+        drop(keyring);
+        if let Some(log) = Arc::into_inner(read_log) {
+            log.close();
+        }
+    }
+}
+
+async fn assemble(
+    config: &Config,
+    store: Arc<dyn Store>,
+    keyring: Arc<Keyring>,
+    clock: Arc<dyn Clock>,
+) -> Result<Node, NodeError> {
+    let dir = audit_dir(config);
+    private_dir(&dir)?;
+    let mut options = ReadLogOptions::new(keyring.vault());
+    options.segment_bytes = config.audit.segment_mib << 20;
+    let (read_log, recovered) = ReadLog::open(&dir, options, &[], clock.now())?;
+    if recovered.torn_bytes > 0 {
+        tracing::warn!(bytes = recovered.torn_bytes, "the read audit ended in a frame that was never acknowledged");
+    }
+    let read_log = Arc::new(read_log);
+    let vault = Vault::open(store.clone(), keyring.clone(), read_log.clone(), clock, VaultOptions::new()).await?;
+    Ok(Node { vault, store, keyring, read_log })
+}
