@@ -1,0 +1,159 @@
+//! A vault of its own in a temporary directory, with a manual clock, one tenant and principals of each kind.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use pii_vault::access::{FieldSet, Grant, PurposeSet, Verb, VerbSet, View};
+use pii_vault::auth::{Kind, Principal};
+use pii_vault::clock::{Clock, ManualClock, Timestamp};
+use pii_vault::config::{Config, RootKekSource};
+use pii_vault::ids::*;
+use pii_vault::policy::value::Value;
+use pii_vault::server::Node;
+use pii_vault::vault::tenant::TenantKind;
+use pii_vault::vault::tenants::NewTenant;
+use pii_vault::vault::write::{NewValue, Put, WriteMode};
+use pii_vault::vault::{Call, Context};
+
+/// 2026-01-15T12:00:00Z, a Thursday.
+pub const START: Timestamp = Timestamp(1_768_478_400_000);
+
+pub const JINA: &str = include_str!("../../examples/tenants/jina-connect.toml");
+
+pub struct TestVault {
+    pub dir: tempfile::TempDir,
+    pub config: Config,
+    pub clock: Arc<ManualClock>,
+    pub node: Node,
+}
+
+/// Configuration of a vault under `dir`: everything beside each other, cheap hashes.
+pub fn config(dir: &Path) -> Config {
+    let mut config = Config::default();
+    config.data_dir = dir.join("data");
+    config.keeper.paths = vec![dir.join("keeper")];
+    config.root_kek = Some(RootKekSource::File { path: dir.join("secrets/root.key") });
+    config.listen.address = "127.0.0.1:0".parse().unwrap();
+    config.ops.address = "127.0.0.1:0".parse().unwrap();
+    config
+}
+
+impl TestVault {
+    /// A new vault.
+    pub async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path());
+        let clock = Arc::new(ManualClock::new(START));
+        pii_vault::server::init(&config, clock.clone()).await.expect("init");
+        let node = Node::open(&config, clock.clone()).await.expect("open");
+        TestVault { dir, config, clock, node }
+    }
+
+    /// Closes and opens it again, as a restart does.
+    pub async fn restart(self) -> Self {
+        let TestVault { dir, config, clock, node } = self;
+        node.close().await;
+        let node = Node::open(&config, clock.clone()).await.expect("open again");
+        TestVault { dir, config, clock, node }
+    }
+
+    pub fn operator(&self) -> Arc<Principal> {
+        Arc::new(Principal {
+            actor: ActorId(1),
+            tenant: TenantNo::VAULT,
+            kind: Kind::Operator,
+            grants: Arc::new([everything()]),
+            certificate: None,
+            expires: None,
+            subjects_per_hour: None,
+        })
+    }
+
+    /// A tenant under a policy.
+    pub async fn tenant(&self, name: &str, policy: &str) -> TenantNo {
+        let vault = &self.node.vault;
+        let own = vault.tenant(TenantNo::VAULT).unwrap();
+        let new = NewTenant {
+            name: Name::parse("tenant", name).unwrap(),
+            kind: TenantKind::Test,
+            region: None,
+            display_name: None,
+            quota_subjects: 0,
+        };
+        let made = vault.create_tenant(&vault.call(self.operator(), own), new).await.expect("create tenant");
+        let call = vault.call(self.operator(), vault.tenant(made.no).unwrap());
+        vault.apply_policy(&call, policy, None, false).await.expect("apply policy");
+        made.no
+    }
+
+    /// A call by somebody who may do everything in the tenant.
+    pub fn call(&self, tenant: TenantNo) -> Call {
+        self.call_with(tenant, vec![everything()])
+    }
+
+    pub fn call_with(&self, tenant: TenantNo, grants: Vec<Grant>) -> Call {
+        let principal = Principal {
+            actor: ActorId(7),
+            tenant,
+            kind: Kind::Tenant,
+            grants: grants.into(),
+            certificate: None,
+            expires: None,
+            subjects_per_hour: None,
+        };
+        self.node.vault.call(Arc::new(principal), self.node.vault.tenant(tenant).unwrap())
+    }
+
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+}
+
+pub fn everything() -> Grant {
+    Grant {
+        fields: FieldSet::ALL,
+        purposes: PurposeSet::ALL,
+        verbs: VerbSet::from_iter(Verb::ALL.iter().copied()),
+        max_view: View::Plain,
+        groups: None,
+    }
+}
+
+pub fn id(text: &str) -> SubjectId {
+    SubjectId::parse("subject", text).unwrap()
+}
+
+/// A context with the purpose of that name in the tenant's policy.
+pub fn purpose(call: &Call, name: &str) -> Context {
+    let name = Name::parse("purpose", name).unwrap();
+    let rule = call.tenant.policy().unwrap().purpose_by_name(&name).unwrap_or_else(|| panic!("no purpose {name}"));
+    Context { purpose: Some(rule.no), ..Context::default() }
+}
+
+pub fn field(call: &Call, name: &str) -> FieldNo {
+    let name = Name::parse("field", name).unwrap();
+    call.tenant.policy().unwrap().field_by_name(&name).unwrap_or_else(|| panic!("no field {name}")).no
+}
+
+/// A put of text fields by name.
+pub fn put(call: &Call, subject: &str, values: &[(&str, &str)]) -> Put {
+    Put {
+        subject: id(subject),
+        values: values
+            .iter()
+            .map(|(name, text)| NewValue { field: field(call, name), value: Value::text((*text).into()), origin: None })
+            .collect(),
+        mode: WriteMode::Upsert,
+        group: None,
+        etag: None,
+        erase_former: false,
+    }
+}
+
+/// The text of a value.
+pub fn text(value: &Value) -> &str {
+    match value {
+        Value::Text(text) => text.expose(),
+        other => panic!("{other:?} is no text"),
+    }
+}

@@ -1,0 +1,4 @@
+//! Tests of the whole: over the vault floor, and over a real socket, with a clock that is moved by hand.
+
+mod harness;
+mod values;
