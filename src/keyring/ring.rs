@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::RwLock;
 
 use crate::clock::Clock;
+use crate::crypto::aad::Aad;
 use crate::crypto::keys::{ClassKeys, Dek, RootKek, TenantRoot, TenantSecret};
 use crate::crypto::sign::Signing;
 use crate::ids::*;
@@ -570,6 +571,20 @@ impl Keyring {
         let keys = self.tenants.read().get(&tenant).cloned()?;
         let secrets = keys.secrets.read();
         secrets.get(secret_slot(kind, version).0 as usize).map(f)
+    }
+
+    /// Whether the present root opens this top node, which may come from a copy of an earlier day: how an old tree is
+    /// shown to be dead.
+    ///
+    /// # Errors
+    /// `Refused` unless the tenant is `Ready`.
+    pub fn root_opens(&self, top: &NodeRow) -> Result<bool, KeyringError> {
+        let keys = self.tenant(top.tenant)?;
+        keys.check_ready()?;
+        let gate = keys.present.read();
+        let present = gate.as_ref().ok_or(KeyringError::Stopped)?;
+        let aad = Aad::node(self.vault, top.tenant, top.ordinal, top.generation);
+        Ok(present.root.open_node(&aad, &top.blob).is_ok())
     }
 
     pub(super) fn tenant(&self, tenant: TenantNo) -> Result<Arc<TenantKeys>, KeyringError> {

@@ -3,6 +3,7 @@
 
 pub mod network;
 pub mod node;
+pub mod prove;
 
 pub use network::{Network, NetworkError, Ops, serve_network, signals};
 pub use node::{InitError, Node, NodeError, init};

@@ -17,7 +17,7 @@ use crate::vault::Vault;
 use crate::vault::call::{Call, Context};
 use crate::vault::error::{VaultError, Violation};
 use crate::vault::find::Key;
-use crate::vault::record::{Owner, RecordView};
+use crate::vault::record::{Entry, Owner, RecordView};
 use crate::vault::write::etag;
 
 /// Why a value is not in the answer.
@@ -241,17 +241,7 @@ impl Vault {
                             opened.push((i, shown(Err(Absence::Expired))));
                             return;
                         }
-                        let place = Place {
-                            vault: owner.vault,
-                            tenant: owner.tenant,
-                            uid: owner.uid,
-                            class: owner.class,
-                            field: entry.field,
-                            item: 0,
-                            dek: key.dek,
-                            bucket: entry.bucket,
-                            revision: entry.revision,
-                        };
+                        let place = entry_place(&owner, key.dek, &entry);
                         if entry.bucket != Bucket::NONE {
                             later.push((i, place, entry.sealed, origin, expire));
                             return;
@@ -288,6 +278,21 @@ pub(crate) fn plain_bytes(value: &Value) -> Zeroizing<Vec<u8>> {
     let mut plain = Zeroizing::new(Vec::with_capacity(value.encoded_len()));
     value.encode(&mut plain);
     plain
+}
+
+/// Where an entry of a record belongs, for its AAD.
+pub(crate) fn entry_place(owner: &Owner, dek: DekId, entry: &Entry<'_>) -> Place {
+    Place {
+        vault: owner.vault,
+        tenant: owner.tenant,
+        uid: owner.uid,
+        class: owner.class,
+        field: entry.field,
+        item: 0,
+        dek,
+        bucket: entry.bucket,
+        revision: entry.revision,
+    }
 }
 
 /// Opens and decodes one value.
