@@ -1,10 +1,46 @@
-//! What only a SQLite store promises; the rest is in `conformance`.
+//! What only a SQLite store promises; the rest is in `conformance`. Long tests run at small counts unless
+//! `PII_VAULT_FULL` is set.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
 
 use super::*;
-use crate::storage::conformance::{self, VAULT};
+use crate::audit::{Chain, genesis, verify};
+use crate::clock::Timestamp;
+use crate::storage::conformance::{
+    self, T, VAULT, class_row, digest, group_row, item_row, note, person, set, subject_row, tenant_row,
+};
 
-fn options(folder: &tempfile::TempDir) -> Options {
-    Options::new(folder.path().join("vault.db"), VAULT).create()
+fn options(folder: &Path) -> Options {
+    Options::new(folder.join("vault.db"), VAULT).create()
+}
+
+fn open(folder: &Path) -> SqliteStore {
+    SqliteStore::open(options(folder)).unwrap()
+}
+
+fn full() -> bool {
+    std::env::var_os("PII_VAULT_FULL").is_some()
+}
+
+async fn is_there(store: &SqliteStore, uid: i64) -> bool {
+    match store.subject(T, digest(uid)).await.unwrap() {
+        Lookup::Found(found) => {
+            assert_eq!(
+                (&found.subject, &found.classes[..]),
+                (&subject_row(uid), &[class_row(uid, 1), class_row(uid, 2)][..])
+            );
+            true
+        }
+        Lookup::Erased(_) | Lookup::Missing => false,
+    }
+}
+
+/// Verifies the chain and answers the number of its entries.
+async fn audit_entries(store: &SqliteStore) -> u64 {
+    let rows = store.audit_groups(T, 0, u32::MAX).await.unwrap();
+    let from = genesis(VAULT, T, Chain::Change);
+    verify(T, Chain::Change, rows.iter().map(|row| &row.body[..]), from, &[]).unwrap().seq
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -21,7 +57,7 @@ async fn does_what_every_store_does() {
 #[test]
 fn every_connection_has_its_pragmas() {
     let folder = tempfile::tempdir().unwrap();
-    let options = options(&folder);
+    let options = options(folder.path());
     drop(SqliteStore::open(options.clone()).unwrap());
     for reader in [false, true] {
         let conn = connect(&options, reader).unwrap();
@@ -51,4 +87,650 @@ fn every_connection_has_its_pragmas() {
         assert_eq!(mapped, 0);
         assert_eq!(conn.prepare("DELETE FROM meta").unwrap().execute([]).is_err(), reader);
     }
+}
+
+#[test]
+fn refuses_what_is_not_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let refusal = |options: Options| match SqliteStore::open(options).map(drop) {
+        Err(StoreError::Refused { what }) => what,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(refusal(Options::new(path("none"), VAULT)), "it is not there");
+    assert!(!path("none").exists());
+
+    let text =
+        b"not a database, but somebody's notes, and certainly longer than the hundred bytes of a header of a file";
+    std::fs::write(path("notes"), text).unwrap();
+    assert_eq!(refusal(Options::new(path("notes"), VAULT).create()), "it is not a database");
+    assert_eq!(std::fs::read(path("notes")).unwrap(), text);
+
+    for (name, application) in [("named", 7), ("unnamed", 0)] {
+        let conn = Connection::open(path(name)).unwrap();
+        conn.execute_batch("CREATE TABLE theirs(x)").unwrap();
+        conn.pragma_update(None, "application_id", application).unwrap();
+        drop(conn);
+        assert_eq!(refusal(Options::new(path(name), VAULT).create()), "another program made it");
+        let conn = Connection::open(path(name)).unwrap();
+        let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).unwrap();
+        assert_eq!(tables, 1);
+    }
+
+    let store = open(folder.path());
+    assert_eq!(refusal(options(folder.path())), "another process has it open");
+    drop(store);
+    let mut other = options(folder.path());
+    other.vault = VaultId([8; 16]);
+    assert_eq!(refusal(other), "it belongs to another vault");
+
+    let conn = Connection::open(path("vault.db")).unwrap();
+    conn.pragma_update(None, "user_version", schema::VERSION + 1).unwrap();
+    drop(conn);
+    let newer = SqliteStore::open(options(folder.path())).map(drop);
+    assert!(matches!(newer, Err(StoreError::Newer { found, known }) if found == known + 1), "{newer:?}");
+}
+
+#[test]
+fn only_the_owner_may_read_the_files() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let _store = open(folder.path());
+    let mut files = 0;
+    for file in std::fs::read_dir(folder.path()).unwrap() {
+        assert_eq!(file.unwrap().metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        files += 1;
+    }
+    assert!(files >= 4, "database, log, index, lock");
+}
+
+#[tokio::test]
+async fn a_node_fits_one_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let node = |ordinal| NodeRow {
+        tenant: TenantNo(0x7fff_ffff),
+        ordinal: Ordinal(ordinal),
+        generation: Generation(u64::MAX / 2),
+        blob: vec![9; 3869],
+    };
+    store.commit(set((0..50).map(|n| Mutation::PutNode(node(n))))).await.unwrap();
+    store.close().await;
+    let conn = Connection::open(folder.path().join("vault.db")).unwrap();
+    let pages = |kind: &str| -> i64 {
+        let sql = "SELECT count(*) FROM dbstat WHERE name = 'node' AND pagetype = ?1";
+        conn.query_row(sql, [kind], |row| row.get(0)).unwrap()
+    };
+    assert_eq!((pages("leaf"), pages("overflow")), (50, 0));
+}
+
+/// Blocks the writer between COMMIT and the answers.
+struct Gate(crossbeam_channel::Receiver<()>);
+impl CommitListener for Gate {
+    fn committed(&self, _: &[SubjectUid]) {
+        let _ = self.0.recv();
+    }
+}
+
+#[tokio::test]
+async fn full_queues_answer_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut options = options(folder.path());
+    (options.write_queue, options.readers, options.read_queue) = (3, 1, 2);
+    let store = Arc::new(SqliteStore::open(options).unwrap());
+    let (open_gate, gate) = crossbeam_channel::unbounded();
+    store.set_listener(Arc::new(Gate(gate.clone())));
+    let put = |uid| {
+        let store = store.clone();
+        tokio::spawn(async move { store.commit(person(uid)).await })
+    };
+    let first = put(1);
+    while !matches!(store.subject_by_uid(SubjectUid(1)).await, Ok(Some(_))) {
+        tokio::task::yield_now().await;
+    }
+    let waiting: Vec<_> = (2..=4).map(put).collect();
+    while store.stats().writes_waiting < 3 {
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(store.commit(person(9)).await, Err(StoreError::Busy)));
+    (0..4).for_each(|_| open_gate.send(()).unwrap());
+    first.await.unwrap().unwrap();
+    for task in waiting {
+        task.await.unwrap().unwrap();
+    }
+    assert_eq!(store.shared.queued.load(Ordering::SeqCst), 0, "refused and done ones leave no bytes behind");
+
+    let (begun, has_begun) = oneshot::channel();
+    let blocked = {
+        let store = store.clone();
+        tokio::spawn(async move {
+            store
+                .read(move |_| {
+                    let _ = begun.send(());
+                    let _ = gate.recv();
+                    Ok(())
+                })
+                .await
+        })
+    };
+    has_begun.await.unwrap();
+    let reads: Vec<_> = (0..2)
+        .map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move { store.tenants().await })
+        })
+        .collect();
+    while store.stats().reads_waiting < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(store.tenants().await, Err(StoreError::Busy)));
+    drop(open_gate);
+    blocked.await.unwrap().unwrap();
+    for task in reads {
+        task.await.unwrap().unwrap();
+    }
+    let store = Arc::into_inner(store).unwrap();
+    store.close().await;
+}
+
+#[tokio::test]
+async fn queued_bytes_are_bounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut options = options(folder.path());
+    options.write_queue_bytes = 100_000;
+    let store = Arc::new(SqliteStore::open(options).unwrap());
+    let (open_gate, gate) = crossbeam_channel::unbounded();
+    store.set_listener(Arc::new(Gate(gate)));
+    let large = |uid| {
+        let class = ClassRow { record: vec![0; 60_000], ..class_row(uid, 1) };
+        let store = store.clone();
+        tokio::spawn(async move { store.commit(set([Mutation::PutClass(class)])).await })
+    };
+    let first = large(1);
+    while store.shared.queued.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(large(2).await.unwrap(), Err(StoreError::Busy)));
+    drop(open_gate);
+    first.await.unwrap().unwrap();
+    large(2).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_dead_writer_closes_the_store() {
+    struct Panics;
+    impl CommitListener for Panics {
+        fn committed(&self, _: &[SubjectUid]) {
+            panic!("a defect in a listener");
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    store.set_listener(Arc::new(Panics));
+    store.health().unwrap();
+    let lost = store.commit(person(1)).await;
+    assert!(matches!(lost, Err(StoreError::Closed { .. })), "{lost:?}");
+    while store.health().is_ok() {
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(store.commit(person(2)).await, Err(StoreError::Closed { .. })));
+    assert!(store.tenants().await.is_ok(), "reads go on");
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_panicking_read_harms_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    for _ in 0..5 {
+        let lost: Result<()> = store.read(|conn| readers::snapshot(conn, |_| panic!("a defect in a read"))).await;
+        assert!(matches!(lost, Err(StoreError::Engine(_))));
+    }
+    store.commit(person(1)).await.unwrap();
+    assert!(is_there(&store, 1).await);
+    store.health().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_is_whole_while_writes_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Arc::new(open(folder.path()));
+    for uid in 1..=300 {
+        store.commit(person(uid)).await.unwrap();
+    }
+    let writer = {
+        let store = store.clone();
+        tokio::spawn(async move {
+            for uid in 301..=500 {
+                store.commit(person(uid)).await.unwrap();
+            }
+        })
+    };
+    let copy = folder.path().join("copy");
+    std::fs::create_dir(&copy).unwrap();
+    store.copy_to(copy.join("vault.db")).await.unwrap();
+    assert!(store.copy_to(copy.join("vault.db")).await.is_err(), "nothing is overwritten");
+    writer.await.unwrap();
+    let copied = open(&copy);
+    let subjects = copied.counts(T).await.unwrap().subjects;
+    assert!((300..=500).contains(&subjects));
+    assert_eq!(audit_entries(&copied).await, subjects);
+    assert_eq!(copied.counts(T).await.unwrap().classes, 2 * subjects);
+    copied.commit(person(10_000)).await.unwrap();
+    copied.close().await;
+    assert_eq!(audit_entries(&store).await, 500);
+}
+
+#[tokio::test]
+async fn the_log_stays_bounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut options = options(folder.path());
+    options.checkpoint_pages = 100;
+    let store = SqliteStore::open(options).unwrap();
+    let log = folder.path().join("vault.db-wal");
+    for round in 0..600 {
+        let mut change = person(round % 50 + 1);
+        change.preconditions.clear();
+        store.commit(change).await.unwrap();
+        let pages = std::fs::metadata(&log).unwrap().len() / 4120;
+        assert!(pages < 200, "{pages} after {round} commits");
+    }
+    store.checkpoint().await.unwrap();
+    assert_eq!(std::fs::metadata(&log).unwrap().len(), 0);
+    store.commit(person(100)).await.unwrap();
+    assert_eq!(audit_entries(&store).await, 601);
+}
+
+#[tokio::test]
+async fn a_crash_takes_no_number_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    let given: Vec<_> = (0..1000).map(|_| store.next_uid()).collect();
+    let last = *given.last().unwrap();
+    store
+        .commit(set([
+            Mutation::FreeSlot { tenant: T, slot: Slot(70) },
+            Mutation::TakeSlot { tenant: T, slot: Slot(70) },
+        ]))
+        .await
+        .unwrap();
+    store.commit(set([]).note(T, note(1)).clone()).await.unwrap();
+    // As a crash would leave it: the files as they are, nothing written on the way out.
+    let crashed = folder.path().join("crashed");
+    std::fs::create_dir(&crashed).unwrap();
+    for name in ["vault.db", "vault.db-wal"] {
+        std::fs::copy(folder.path().join(name), crashed.join(name)).unwrap();
+    }
+    let again = open(&crashed);
+    assert!(again.next_uid() > last);
+    assert_eq!(again.slots(T).await.unwrap(), SlotUse { next: Slot(71), free: vec![] });
+    again.commit(set([]).note(T, note(2)).clone()).await.unwrap();
+    assert_eq!(audit_entries(&again).await, 2);
+    again.close().await;
+    store.close().await;
+    drop(store);
+    let again = open(folder.path());
+    assert_eq!(again.next_uid().0, last.0 + 1, "closed in order, it goes on where it was");
+}
+
+/// Readers must never meet less than what was answered, through cache and connections together.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answered_changes_are_seen_by_every_later_read() {
+    use std::sync::atomic::{AtomicBool, AtomicU64};
+    let folder = tempfile::tempdir().unwrap();
+    let store = Arc::new(open(folder.path()));
+    for uid in 1..=4 {
+        store.commit(person(uid)).await.unwrap();
+    }
+    let answered: Arc<Vec<AtomicU64>> = Arc::new((0..5).map(|_| AtomicU64::new(1)).collect());
+    let stop = Arc::new(AtomicBool::new(false));
+    let readers: Vec<_> = (0..4i64)
+        .map(|n| {
+            let (store, answered, stop) = (store.clone(), answered.clone(), stop.clone());
+            tokio::spawn(async move {
+                let (mut round, mut hits) = (n, 0);
+                while !stop.load(Ordering::SeqCst) {
+                    round += 1;
+                    let uid = round % 4 + 1;
+                    let least = answered[uid as usize].load(Ordering::SeqCst);
+                    let found = match store.cached_subject(T, digest(uid)) {
+                        Some(found) => {
+                            hits += 1;
+                            found
+                        }
+                        None => store.subject_by_uid(SubjectUid(uid)).await.unwrap().unwrap(),
+                    };
+                    assert!(found.classes[0].revision.0 >= least, "stale");
+                    tokio::task::yield_now().await;
+                }
+                hits
+            })
+        })
+        .collect();
+    for round in 2..400u64 {
+        for uid in 1..=4i64 {
+            let class = ClassRow { revision: Revision(round), ..class_row(uid, 1) };
+            store.commit(set([Mutation::PutClass(class)])).await.unwrap();
+            answered[uid as usize].store(round, Ordering::SeqCst);
+        }
+    }
+    stop.store(true, Ordering::SeqCst);
+    let mut hits = 0;
+    for reader in readers {
+        hits += reader.await.unwrap();
+    }
+    assert!(hits > 0);
+}
+
+/// A file system of 2 MiB that is gone when the test ends.
+struct SmallDisk(tempfile::TempDir);
+impl SmallDisk {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"]).arg(folder.path()).output();
+        let mounted = mounted.expect("the command `mount`");
+        assert!(
+            mounted.status.success(),
+            "this test mounts a tmpfs and needs the right to do so (root or CAP_SYS_ADMIN): {}",
+            String::from_utf8_lossy(&mounted.stderr)
+        );
+        SmallDisk(folder)
+    }
+}
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test]
+async fn t03_a_full_disk_refuses_writes_loses_nothing_and_recovers() {
+    for seed in 0..if full() { 20 } else { 1 } {
+        fill_a_disk_ten_times(seed).await;
+    }
+}
+
+async fn fill_a_disk_ten_times(seed: u64) {
+    let disk = SmallDisk::new();
+    let mut options = options(disk.0.path());
+    options.checkpoint_pages = 60;
+    let store = SqliteStore::open(options.clone()).unwrap();
+    store.commit(set([Mutation::PutTenant(tenant_row(T))])).await.unwrap();
+    let ballast = disk.0.path().join("ballast");
+    let (mut uid, mut entries, mut refused) = (0, 0, 0);
+    for round in 0..10 {
+        // Leave some pages, a different number each time, so that it breaks at different places.
+        let mut file = File::create(&ballast).unwrap();
+        while file.write_all(&[7; 4096]).is_ok() {}
+        let left =
+            file.metadata().unwrap().len().saturating_sub((round + seed) % 7 * 4096 + round % 3 * 40_000 + seed * 512);
+        file.set_len(left).unwrap();
+        drop(file);
+        let mut stored = Vec::new();
+        let failed = loop {
+            uid += 1;
+            match store.commit(person(uid)).await {
+                Ok(_) => stored.push(uid),
+                Err(e) => break e,
+            }
+            assert!(stored.len() < 5000);
+        };
+        assert!(matches!(failed, StoreError::DiskFull), "round {round}: {failed:?}");
+        refused += 1;
+        entries += stored.len() as u64;
+        for uid in &stored {
+            assert!(is_there(&store, *uid).await);
+        }
+        assert!(!is_there(&store, uid).await);
+        // An erasure may or may not find room; what was answered holds.
+        if let Some(first) = stored.first() {
+            let mut erase = set([Mutation::DeleteSubject { uid: SubjectUid(*first) }]);
+            erase.note(T, note(*first));
+            match store.commit(erase).await {
+                Ok(_) => {
+                    entries += 1;
+                    assert!(!is_there(&store, *first).await);
+                }
+                Err(StoreError::DiskFull) => assert!(is_there(&store, *first).await),
+                Err(other) => panic!("{other:?}"),
+            }
+        }
+        store.health().unwrap();
+        std::fs::remove_file(&ballast).unwrap();
+        for some in stored.chunks(20) {
+            let mut erase = set(some.iter().map(|uid| Mutation::DeleteSubject { uid: SubjectUid(*uid) }));
+            erase.note(T, note(uid));
+            store.commit(erase).await.expect("there is space again");
+            entries += 1;
+        }
+        assert_eq!(audit_entries(&store).await, entries, "the audit skipped nothing");
+    }
+    assert_eq!(refused, 10);
+    store.close().await;
+    drop(store);
+    let again = SqliteStore::open(options).unwrap();
+    assert_eq!(audit_entries(&again).await, entries);
+    assert_eq!(again.counts(T).await.unwrap().subjects, 0);
+}
+
+/// Runs one of the ignored tests below as a process of its own, under `wrapper` if there is one.
+fn child(test: &str, folder: &Path, wrapper: &[&str]) -> Child {
+    let this = std::env::current_exe().unwrap();
+    let mut command = match wrapper {
+        [] => Command::new(&this),
+        [first, rest @ ..] => {
+            let mut command = Command::new(first);
+            command.args(rest).arg(&this);
+            command
+        }
+    };
+    let name = format!("storage::sqlite::tests::{test}");
+    command.args([name.as_str(), "--exact", "--ignored", "--nocapture", "--test-threads=1"]);
+    command.env("PII_VAULT_TEST_STORE", folder).stdout(Stdio::piped()).stderr(Stdio::null());
+    command.spawn().expect("a test process")
+}
+
+/// What a child says it has done: numbers after a mark, whole lines only.
+fn said(child: &mut Child) -> impl Iterator<Item = (String, i64)> + use<> {
+    let lines = BufReader::new(child.stdout.take().unwrap());
+    lines.split(b'\n').map_while(std::result::Result::ok).filter_map(|line| {
+        let line = String::from_utf8(line).ok()?;
+        let (word, number) = line.strip_prefix("@")?.strip_suffix(".")?.split_once(' ')?;
+        Some((word.to_owned(), number.parse().ok()?))
+    })
+}
+
+fn say(word: &str, uid: i64) {
+    let mut out = std::io::stdout().lock();
+    out.write_all(format!("\n@{word} {uid}.\n").as_bytes()).and_then(|()| out.flush()).unwrap();
+}
+
+#[test]
+#[ignore = "run by t01 as a process of its own"]
+fn t01_child() {
+    let Some(folder) = std::env::var_os("PII_VAULT_TEST_STORE") else { return };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let store = Arc::new(open(Path::new(&folder)));
+        let writers = (0..8).map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                loop {
+                    let uid = store.next_uid().0;
+                    store.commit(person(uid)).await.unwrap();
+                    say("put", uid);
+                    if uid % 4 == 0 {
+                        let mut erase = set([
+                            Mutation::DeleteSubject { uid: SubjectUid(uid) },
+                            Mutation::PutTombstone(TombstoneRow {
+                                tenant: T,
+                                digest: digest(uid),
+                                operation: ObjectId::random(),
+                                at: Timestamp(1),
+                            }),
+                        ]);
+                        erase.require(Precondition::SubjectLive { uid: SubjectUid(uid) }).note(T, note(uid));
+                        store.commit(erase).await.unwrap();
+                        say("erased", uid);
+                    }
+                }
+            })
+        });
+        futures_util::future::join_all(writers).await;
+    });
+}
+
+#[tokio::test]
+async fn t01_a_killed_process_loses_nothing_it_answered() {
+    use std::collections::BTreeSet;
+    let folder = tempfile::tempdir().unwrap();
+    let (mut put, mut erased) = (BTreeSet::new(), BTreeSet::new());
+    for round in 0..if full() { 1000 } else { 5 } {
+        let mut process = child("t01_child", folder.path(), &[]);
+        let words = said(&mut process);
+        let mut heard = 0;
+        // Killed after a number of answers that differs each time, in the middle of others.
+        let until = 1 + round * 37 % 200;
+        let mut killed = false;
+        for (word, uid) in words {
+            match word.as_str() {
+                "put" => put.insert(uid),
+                _ => erased.insert(uid),
+            };
+            heard += 1;
+            if heard >= until && !killed {
+                process.kill().unwrap();
+                killed = true;
+            }
+        }
+        process.wait().unwrap();
+        assert!(killed, "the process ended by itself");
+
+        let store = open(folder.path());
+        for uid in &put {
+            match store.subject(T, digest(*uid)).await.unwrap() {
+                Lookup::Found(_) => assert!(is_there(&store, *uid).await && !erased.contains(uid)),
+                // Erased, and killed before it could say so.
+                Lookup::Erased(_) => assert!(uid % 4 == 0),
+                Lookup::Missing => panic!("{uid} was answered and is lost"),
+            }
+        }
+        let counts = store.counts(T).await.unwrap();
+        assert_eq!(counts.classes, 2 * counts.subjects, "half visible");
+        let entries = audit_entries(&store).await;
+        assert_eq!(entries, counts.subjects + 2 * counts.tombstones, "one audit entry a change");
+        assert!(store.next_uid().0 > *put.last().unwrap());
+        store.close().await;
+        drop(store);
+        let conn = Connection::open(folder.path().join("vault.db")).unwrap();
+        let check: String = conn.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+        assert_eq!(check, "ok");
+    }
+}
+
+#[test]
+#[ignore = "run by t04 as a process of its own"]
+fn t04_child() {
+    let Some(folder) = std::env::var_os("PII_VAULT_TEST_STORE") else { return };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let store = open(Path::new(&folder));
+        for uid in 1..=40 {
+            match store.commit(person(uid)).await {
+                Ok(_) => say("put", uid),
+                Err(StoreError::Closed { .. }) => say("closed", uid),
+                Err(_) => say("other", uid),
+            }
+        }
+        say("health", i64::from(store.health().is_ok()));
+        let reads = store.subject(T, digest(1)).await.is_ok();
+        say("reads", i64::from(reads));
+        store.close().await;
+    });
+}
+
+#[tokio::test]
+async fn t04_after_a_failed_sync_or_write_nothing_is_acknowledged() {
+    // The writer's fifteenth sync fails and the later ones would succeed: the dangerous case, since the kernel has
+    // then forgotten what it could not write.
+    for inject in ["inject=fdatasync,fsync:error=EIO:when=15", "inject=pwrite64:error=EIO:when=90"] {
+        let folder = tempfile::tempdir().unwrap();
+        open(folder.path()).close().await;
+        let calls = "trace=fdatasync,fsync,pwrite64";
+        let mut process =
+            child("t04_child", folder.path(), &["strace", "-f", "-qq", "-o", "/dev/null", "-e", calls, "-e", inject]);
+        let words: Vec<_> = said(&mut process).collect();
+        assert!(process.wait().unwrap().success());
+        let of = |word: &str| words.iter().filter(|(w, _)| w == word).map(|(_, uid)| *uid).collect::<Vec<_>>();
+        let (put, closed) = (of("put"), of("closed"));
+        assert!(!put.is_empty() && !closed.is_empty(), "{inject}: {words:?}");
+        assert!(put.iter().max() < closed.iter().min(), "{inject}: acknowledged after the error");
+        assert_eq!((of("other").len(), of("health"), of("reads")), (0, vec![0], vec![1]));
+        let store = open(folder.path());
+        for uid in put {
+            assert!(is_there(&store, uid).await, "{inject}: {uid} was acknowledged");
+        }
+        let counts = store.counts(T).await.unwrap();
+        assert_eq!(audit_entries(&store).await, counts.subjects);
+    }
+}
+
+#[tokio::test]
+async fn t16_a_flipped_bit_is_never_a_panic_nor_somebody_elses_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path());
+    store.commit(set([Mutation::PutTenant(tenant_row(T))])).await.unwrap();
+    const PEOPLE: i64 = 40;
+    for uid in 1..=PEOPLE {
+        let mut change = person(uid);
+        change.change(Mutation::PutItemGroup(group_row(uid, 20)));
+        change.change(Mutation::PutItem(item_row(uid, 20, 1)));
+        store.commit(change).await.unwrap();
+    }
+    store.close().await;
+    drop(store);
+    let path = folder.path().join("vault.db");
+    let whole = std::fs::read(&path).unwrap();
+    let step = if full() { 1 } else { whole.len() / 250 };
+    let (mut unharmed, mut noticed, mut changed) = (0, 0, 0);
+    for at in (0..whole.len()).step_by(step) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1 << (at % 8);
+        std::fs::write(&path, &bytes).unwrap();
+        let Ok(store) = SqliteStore::open(Options::new(&path, VAULT)) else {
+            noticed += 1;
+            continue;
+        };
+        let (mut wrong, mut errors) = (0, 0);
+        for uid in 1..=PEOPLE {
+            match store.subject(T, digest(uid)).await {
+                Ok(Lookup::Found(found)) => {
+                    assert_eq!((found.subject.tenant, found.subject.digest), (T, digest(uid)), "byte {at}");
+                    let own = |c: &ClassRow| c.uid == found.subject.uid && c.tenant == T;
+                    assert!(found.classes.iter().all(own), "byte {at}");
+                    wrong += usize::from(found.subject != subject_row(uid) || found.classes.len() != 2);
+                }
+                Ok(_) => wrong += 1,
+                Err(StoreError::Damaged { .. } | StoreError::Closed { .. }) => errors += 1,
+                // A panic of a reader would be an engine error as well, but of another kind.
+                Err(StoreError::Engine(e)) => {
+                    assert!(e.is::<rusqlite::Error>(), "byte {at}: {e:?}");
+                    errors += 1;
+                }
+                Err(other) => panic!("byte {at}: {other:?}"),
+            }
+            if let Ok(Some(item)) = store.item(group_row(uid, 20).key, ItemNo(1)).await {
+                assert_eq!(item.group, group_row(uid, 20).key, "byte {at}");
+            }
+        }
+        let _ = store.list_subjects(T, None, SubjectUid(0), 100).await;
+        let _ = store.audit_groups(T, 0, 100).await;
+        let _ = store.commit(person(PEOPLE + 1)).await;
+        match (errors, wrong) {
+            (0, 0) => unharmed += 1,
+            (0, _) => changed += 1,
+            _ => noticed += 1,
+        }
+    }
+    assert!(noticed > 0 && unharmed > 0, "{noticed} noticed, {unharmed} unharmed, {changed} changed");
 }
