@@ -17,7 +17,7 @@ pub trait BlockFile: Send + Sync {
     /// Everything written so far is on the medium when this returns.
     fn sync(&self) -> io::Result<()>;
     /// Bytes of the file.
-    fn len(&self) -> io::Result<u64>;
+    fn size(&self) -> io::Result<u64>;
     /// Extends with zeros up to `len`, durably: later writes need no new space and no metadata.
     fn grow(&self, len: u64) -> io::Result<()>;
 }
@@ -118,13 +118,13 @@ impl BlockFile for OnDisk {
         self.0.sync_data()
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
     }
 
     fn grow(&self, len: u64) -> io::Result<()> {
         let zeros = vec![0; 64 * 1024];
-        let mut at = self.len()?;
+        let mut at = self.size()?;
         while at < len {
             let n = (len - at).min(zeros.len() as u64);
             self.0.write_all_at(&zeros[..n as usize], at)?;

@@ -4,12 +4,15 @@ pub mod block;
 mod file;
 mod inspect;
 pub mod medium;
+mod opening;
 mod own;
+mod replica;
 mod replicas;
 #[cfg(any(test, feature = "testing"))]
 pub mod sim;
 #[cfg(test)]
 mod tests;
+mod turns;
 #[cfg(test)]
 mod vectors;
 

@@ -324,7 +324,7 @@ impl BlockFile for SimFile {
         Ok(())
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         Ok(self.disk.0.lock().files[&self.name].view.len() as u64)
     }
 

@@ -213,7 +213,8 @@ fn two_changes_of_a_tenant_never_share_a_sync() {
         keeper.write_next(root(1)).await.unwrap();
         let before = disk.steps();
         let (a, b) = tokio::join!(keeper.write_next(root(2)), keeper.destroy(T, Generation(2)));
-        (a.unwrap(), b.unwrap());
+        a.unwrap();
+        b.unwrap();
         let what: Vec<_> = disk.log()[before..].iter().map(|s| s.what).collect();
         assert_eq!(what, ["write", "sync", "write", "sync"]);
     });
