@@ -50,6 +50,7 @@ pub struct AppendDone {
 /// An item as shown.
 pub struct ShownItem {
     pub item: ItemNo,
+    pub bucket: Bucket,
     pub value: Value,
     pub view: View,
     pub origin: Timestamp,
@@ -501,7 +502,7 @@ impl Vault {
         Ok(Some((ClassRef { tenant: row.tenant, uid: row.uid, class: row.class, key }, view)))
     }
 
-    async fn show_item(
+    pub(crate) async fn show_item(
         &self,
         class: ClassRef,
         bucket: Option<KeyRef>,
@@ -514,7 +515,16 @@ impl Vault {
         if view == View::Masked {
             value = value.masked(rule).ok_or(VaultError::NotFound)?;
         }
-        Ok(ShownItem { item: row.item, value, view, origin: row.origin, expire: row.expire, revision: row.revision })
+        let bucket = row.group.bucket;
+        Ok(ShownItem {
+            item: row.item,
+            bucket,
+            value,
+            view,
+            origin: row.origin,
+            expire: row.expire,
+            revision: row.revision,
+        })
     }
 
     /// Walks a whole group and compares its sum: a missing, added or older item is seen.

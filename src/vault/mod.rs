@@ -9,6 +9,7 @@ pub mod admission;
 pub mod approval;
 pub mod call;
 pub mod error;
+pub mod export;
 pub mod find;
 pub mod group;
 pub mod item;
