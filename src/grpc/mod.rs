@@ -3,6 +3,7 @@
 pub mod call;
 pub mod convert;
 pub mod deadline;
+pub mod export;
 pub mod frames;
 pub mod identity;
 pub mod limits;
@@ -11,6 +12,7 @@ pub mod ops;
 pub mod page;
 pub mod pb;
 pub mod reason;
+pub mod record_service;
 pub mod status;
 pub mod tls;
 pub mod vault_status;
