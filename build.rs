@@ -26,13 +26,18 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut skipped = Vec::new();
     let mut debug = String::new();
+    let mut names = String::new();
     for message in plain.descriptor_pool().all_messages() {
+        if message.package_name() == "pii.vault.v1" && message.parent_message().is_none() {
+            name_of_message(&mut names, &message)?;
+        }
         if message.package_name() == "pii.vault.v1" && message.fields().any(|f| redacted(&f)) {
             skipped.push(format!(".{}", message.full_name()));
             debug_of_message(&mut debug, &message)?;
         }
     }
     fs::write(out.join("redacted_debug.rs"), debug)?;
+    fs::write(out.join("message_names.rs"), names)?;
 
     // Comments become documentation of the generated types; they are not worth carrying in the binary.
     let mut commented = Compiler::new([root])?;
@@ -47,6 +52,14 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn redacted(field: &FieldDescriptor) -> bool {
     field.options().get_field_by_name("debug_redact").is_some_and(|v| v.as_bool() == Some(true))
+}
+
+/// Ties a generated type to its descriptor, for whoever prints messages by their proto field names.
+fn name_of_message(out: &mut String, message: &MessageDescriptor) -> Result<(), Box<dyn Error>> {
+    writeln!(out, "impl ::prost::Name for {} {{", message.name())?;
+    writeln!(out, "    const NAME: &'static str = {:?};", message.name())?;
+    writeln!(out, "    const PACKAGE: &'static str = {:?};\n}}", message.package_name())?;
+    Ok(())
 }
 
 fn debug_of_message(out: &mut String, message: &MessageDescriptor) -> Result<(), Box<dyn Error>> {

@@ -5,6 +5,7 @@
 
 tonic::include_proto!("pii.vault.v1");
 include!(concat!(env!("OUT_DIR"), "/redacted_debug.rs"));
+include!(concat!(env!("OUT_DIR"), "/message_names.rs"));
 
 /// Every proto file of the API and what they import, as an encoded `google.protobuf.FileDescriptorSet`: for reflection,
 /// for stubs in other languages, and for tests that must notice a new RPC.
