@@ -27,3 +27,5 @@ pub mod vault;
 pub mod config;
 // Floor 8: everything together.
 pub mod server;
+// Floor 9: the command line.
+pub mod cli;
