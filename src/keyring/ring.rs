@@ -587,6 +587,13 @@ impl Keyring {
         Ok(present.root.open_node(&aad, &top.blob).is_ok())
     }
 
+    /// Forgets a tenant's nodes and class keys, so that the next use loads them.
+    #[cfg(test)]
+    pub(super) fn forget_nodes(&self, tenant: TenantNo) {
+        self.nodes.purge_tenant(tenant);
+        self.classes.purge_tenant(tenant);
+    }
+
     pub(super) fn tenant(&self, tenant: TenantNo) -> Result<Arc<TenantKeys>, KeyringError> {
         self.tenants.read().get(&tenant).cloned().ok_or(KeyringError::UnknownTenant { tenant })
     }

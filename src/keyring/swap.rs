@@ -4,7 +4,7 @@
 //! the operations' own changes. 4. Wipe what was replaced from memory. 5. Append the ledger, overwrite R(d) in every
 //! replica. Step 6, the state `ERASED` and the receipt, belongs to the vault.
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -21,8 +21,8 @@ use crate::storage::{ChangeSet, Conflict, Mutation, ObjectKind, Precondition, St
 
 /// Most operations in one swap.
 pub const MOST_OPERATIONS: usize = 1_000;
-/// No operation joins a swap that has this many slots already.
-pub const MOST_SLOTS: usize = 20_000;
+/// No operation joins a swap that touches this many leaves already (16 MiB of nodes); a larger one goes alone.
+pub const MOST_LEAVES: usize = 4_000;
 /// Most operations that wait for one tenant; more are `Busy`.
 pub const MOST_WAITING: usize = 10_000;
 
@@ -241,9 +241,8 @@ impl Keyring {
         }
         let next = Generation(d.0 + 1);
         let slots: Vec<Slot> = ops.iter().flat_map(|one| one.op.slots.iter().copied()).collect();
-        let root = TenantRoot::generate();
-        let mut grown = match self.build(keys, &slots, &root, next).await {
-            Ok(grown) => grown,
+        let (root, mut grown) = match self.build(keys, &slots, TenantRoot::generate(), next).await {
+            Ok(built) => built,
             Err(error) => return Attempt::Apart(SwapError::Tree(Arc::new(error))),
         };
         if let Err(halt) = self.stop_at(keys.no, SwapPoint::Collected) {
@@ -308,19 +307,37 @@ impl Keyring {
         self.finish(keys, unsettled).await
     }
 
-    /// The new nodes: copies of all touched ones with fresh keys.
+    /// The new nodes: copies of all touched ones with fresh keys. Opening many gives way to other tasks in between, and
+    /// many are sealed off the runtime's threads, so that reads go on beside a mass erasure.
     async fn build(
         &self,
         keys: &TenantKeys,
         slots: &[Slot],
-        root: &TenantRoot,
+        root: TenantRoot,
         next: Generation,
-    ) -> Result<Grown, KeyringError> {
+    ) -> Result<(TenantRoot, Grown), KeyringError> {
+        const AT_ONCE: usize = 128;
         let tenant = keys.no;
         let damaged = |source| KeyringError::Damaged { tenant, source };
-        let touched: BTreeSet<Ordinal> = tree::touched(slots).map_err(damaged)?;
-        let nodes = self.open_nodes(keys, touched, Keep::Copies, false).await?;
-        self.tree(tenant).drop_slots(nodes, slots, root, next).map_err(damaged)
+        let touched: Vec<Ordinal> = tree::touched(slots).map_err(damaged)?.into_iter().collect();
+        let many = touched.len() > AT_ONCE;
+        let mut nodes = BTreeMap::new();
+        for part in touched.chunks(AT_ONCE) {
+            nodes.extend(self.open_nodes(keys, part.iter().copied().collect(), Keep::Copies, false).await?);
+            if many {
+                tokio::task::yield_now().await;
+            }
+        }
+        let (tree, slots) = (self.tree(tenant), slots.to_vec());
+        let seal = move || {
+            let grown = tree.drop_slots(nodes, &slots, &root, next);
+            (root, grown)
+        };
+        let (root, grown) = match many {
+            true => tokio::task::spawn_blocking(seal).await.map_err(|_| KeyringError::Stopped)?,
+            false => seal(),
+        };
+        Ok((root, grown.map_err(damaged)?))
     }
 
     /// Step 4: replaces root and nodes in memory and wipes every key that came from a dropped slot, waiting for the
@@ -411,16 +428,19 @@ fn reply(one: Waiting, result: Result<Swapped, SwapError>) {
 fn collect(waiting: &mut VecDeque<Waiting>) -> Vec<Waiting> {
     let mut batch: Vec<Waiting> = Vec::new();
     let mut prints = Footprint::default();
-    let mut slots = 0;
+    let mut leaves: HashSet<Ordinal> = HashSet::new();
     while batch.len() < MOST_OPERATIONS
         && let Some(one) = waiting.front()
     {
         let print = Footprint::of(&one.op);
-        if !batch.is_empty() && (prints.meets(&print) || slots + one.op.slots.len() > MOST_SLOTS) {
+        if !batch.is_empty() && prints.meets(&print) {
+            break;
+        }
+        leaves.extend(one.op.slots.iter().map(|slot| tree::leaf_of(*slot)));
+        if !batch.is_empty() && leaves.len() > MOST_LEAVES {
             break;
         }
         prints.join(print);
-        slots += one.op.slots.len();
         batch.extend(waiting.pop_front());
     }
     batch
