@@ -31,6 +31,12 @@ macro_rules! key {
             pub fn from_bytes(bytes: &[u8; 32]) -> Self {
                 $name(Secret::new(*bytes))
             }
+            /// The bytes, for tests that search files and memory for them.
+            #[cfg(test)]
+            #[allow(dead_code)] // not every kind of key is searched for
+            pub(crate) fn raw(&self) -> [u8; 32] {
+                *self.0.expose()
+            }
             /// The bytes: for deriving and wrapping on this floor.
             pub(in crate::crypto) fn bytes(&self) -> &[u8; 32] {
                 self.0.expose()

@@ -11,6 +11,8 @@ pub mod state;
 pub mod swap;
 pub mod tree;
 
+#[cfg(test)]
+mod proof;
 mod ring;
 
 pub use allocate::{Covering, CoveringError, NewLeaf, Uncovered};
