@@ -1,8 +1,12 @@
 //! The swap: how keys die. The database commit is the only decision; the keeper's slots carry no state.
 //!
-//! 1. Collect what waits for the tenant. 2. Write R(d+1) beside R(d) in every replica. 3. Commit nodes, generation and
-//! the operations' own changes. 4. Wipe what was replaced from memory. 5. Append the ledger, overwrite R(d) in every
-//! replica. Step 6, the state `ERASED` and the receipt, belongs to the vault.
+//! 1. Collect what waits for the tenant.
+//! 2. Write R(d+1) beside R(d) in every replica.
+//! 3. Commit nodes, generation and the operations' own changes.
+//! 4. Wipe what was replaced from memory.
+//! 5. Append the ledger, overwrite R(d) in every replica.
+//!
+//! Step 6, the state `ERASED` and the receipt, belongs to the vault.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
