@@ -7,6 +7,7 @@
 pub mod access_cache;
 pub mod admission;
 pub mod approval;
+pub mod audit_read;
 pub mod call;
 pub mod error;
 pub mod export;

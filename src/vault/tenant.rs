@@ -224,6 +224,11 @@ impl Tenant {
         blind_index::tag(&self.finders.commitment, &all)
     }
 
+    /// By which a recipient (0: the tenant's own systems) is told of a subject's erasure without any id being kept.
+    pub fn recipient_ref(&self, recipient: RecipientNo, uid: SubjectUid) -> [u8; 16] {
+        self.token_mac(&[b"recipient", &recipient.0.to_be_bytes(), &uid.0.to_be_bytes()])
+    }
+
     /// The tag that a new term gets.
     pub fn term(&self, field: FieldNo, normalized: &[u8]) -> Option<(SecretVersion, TermTag)> {
         let (version, keys) = self.index.first()?;

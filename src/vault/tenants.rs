@@ -415,6 +415,16 @@ impl Vault {
         })
     }
 
+    /// The rules of a version of the policy; of the one in force where none is named. Everybody in the tenant may know.
+    pub async fn rules(&self, call: &Call, version: Option<PolicyVersion>) -> Result<Arc<Policy>, VaultError> {
+        let active = call.tenant.policy()?;
+        let Some(version) = version.filter(|version| *version != active.version()) else { return Ok(active.clone()) };
+        if self.store.object(call.tenant.no, ObjectKind::Policy, policy_key(version)).await?.is_none() {
+            return Err(VaultError::NotFound);
+        }
+        self.compile_stored(call.tenant.no, version).await.map(Arc::new)
+    }
+
     /// Versions of the policy, from the first.
     pub async fn list_policies(
         &self,

@@ -1,0 +1,418 @@
+//! Looking at the audit: entries by filter, both chains verified, the signed checkpoint over all heads. Everybody who
+//! looks needs the verb AUDIT and leaves an entry.
+
+use crate::access::Verb;
+use crate::audit::*;
+use crate::auth::Kind as PrincipalKind;
+use crate::clock::Timestamp;
+use crate::crypto::aad::{Aad, Kind};
+use crate::ids::*;
+use crate::keyring::KeyRef;
+use crate::storage::readlog::{ReadLogError, VerifyError};
+use crate::storage::*;
+use crate::vault::Vault;
+use crate::vault::call::Call;
+use crate::vault::error::VaultError;
+use zeroize::Zeroizing;
+
+/// Entries that one page looks at, however few it shows: a page costs a bounded time.
+const LOOKS: usize = 20_000;
+/// A checkpoint younger than this is answered as it is; older ones are made anew.
+const CHECKPOINT_MS: i64 = 60_000;
+/// Where the newest checkpoint is kept, in the vault's own tenant.
+const CHECKPOINT_KEY: &[u8] = b"newest";
+
+/// Which entries; empty lists and `None` are no condition.
+#[derive(Debug, Clone, Default)]
+pub struct EntryQuery {
+    pub subject: Option<SubjectUid>,
+    pub actors: Vec<ActorId>,
+    pub purposes: Vec<PurposeNo>,
+    pub recipients: Vec<RecipientNo>,
+    pub actions: Vec<Action>,
+    /// Inclusive.
+    pub since: Option<Timestamp>,
+    /// Exclusive.
+    pub until: Option<Timestamp>,
+}
+
+impl EntryQuery {
+    fn matches(&self, record: &AuditRecord) -> bool {
+        self.subject.is_none_or(|uid| record.subject == Some(uid))
+            && (self.actors.is_empty() || self.actors.contains(&record.actor))
+            && (self.purposes.is_empty() || self.purposes.contains(&record.purpose))
+            && (self.recipients.is_empty() || self.recipients.contains(&record.recipient))
+            && (self.actions.is_empty() || self.actions.contains(&record.action))
+            && self.since.is_none_or(|t| record.at >= t)
+            && self.until.is_none_or(|t| record.at < t)
+    }
+}
+
+/// A page of entries with their positions.
+#[derive(Debug, Default)]
+pub struct EntryPage {
+    pub entries: Vec<(u64, AuditRecord)>,
+    /// The last position that was looked at, shown or not.
+    pub seen: u64,
+    /// More may follow.
+    pub more: bool,
+}
+
+impl EntryPage {
+    /// Looks at a group; `false` when the page is full.
+    fn take(
+        &mut self,
+        group: &Group<'_>,
+        query: &EntryQuery,
+        limit: usize,
+        looks: &mut usize,
+    ) -> Result<bool, VaultError> {
+        for entry in group.entries() {
+            let (position, record) = entry.map_err(|_| VaultError::DataLoss)?;
+            if position <= self.seen {
+                continue;
+            }
+            if self.entries.len() == limit || *looks == LOOKS {
+                self.more = true;
+                return Ok(false);
+            }
+            *looks += 1;
+            self.seen = position;
+            if query.matches(&record) {
+                self.entries.push((position, record));
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// What is kept of a chain, and whether it is whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChainVerdict {
+    pub chain: Chain,
+    /// Number of the first entry that is still kept; 0: there is none.
+    pub first: u64,
+    pub head: Head,
+    /// The first position that does not fit.
+    pub bad: Option<u64>,
+}
+
+/// What a caller wrote about a call: reason and reference.
+pub struct Detail {
+    pub reason: Zeroizing<String>,
+    pub reference: Zeroizing<String>,
+}
+
+impl Vault {
+    /// Notes that somebody looked at something that is no value.
+    pub(crate) async fn note_look(&self, call: &Call, action: Action) -> Result<(), VaultError> {
+        let entry = call.record(action, Outcome::Ok);
+        self.read_log.append(call.tenant.no, &entry).await.map_err(|_| VaultError::AuditUnavailable)?;
+        Ok(())
+    }
+
+    /// Entries of one chain behind position `after`, in the order of the chain.
+    pub async fn list_entries(
+        &self,
+        call: &Call,
+        chain: Chain,
+        query: EntryQuery,
+        after: u64,
+        limit: u32,
+    ) -> Result<EntryPage, VaultError> {
+        call.permit(Verb::Audit)?;
+        let page = self.entries(call.tenant.no, chain, query, after, limit as usize).await?;
+        self.note_look(call, Action::ListEntries).await?;
+        Ok(page)
+    }
+
+    /// Begins to follow a chain: the position behind which to read on. `start` is the first position wanted, 0 is what
+    /// comes from now on.
+    pub async fn follow_entries(&self, call: &Call, chain: Chain, start: u64) -> Result<u64, VaultError> {
+        call.permit(Verb::Audit)?;
+        self.note_look(call, Action::FollowEntries).await?;
+        match start {
+            0 => Ok(self.head_of(call.tenant.no, chain).await?.seq),
+            start => Ok(start - 1),
+        }
+    }
+
+    /// What came behind `after`; for who follows.
+    pub async fn entries_after(
+        &self,
+        call: &Call,
+        chain: Chain,
+        after: u64,
+        limit: u32,
+    ) -> Result<EntryPage, VaultError> {
+        if self.head_of(call.tenant.no, chain).await?.seq <= after {
+            return Ok(EntryPage { seen: after, ..EntryPage::default() });
+        }
+        self.entries(call.tenant.no, chain, EntryQuery::default(), after, limit as usize).await
+    }
+
+    async fn head_of(&self, tenant: TenantNo, chain: Chain) -> Result<Head, VaultError> {
+        match chain {
+            Chain::Read => Ok(self.read_log.head(tenant)),
+            Chain::Change => {
+                let head = self.store.audit_head(tenant).await?;
+                Ok(head.unwrap_or_else(|| genesis(self.keyring.vault(), tenant, Chain::Change)))
+            }
+        }
+    }
+
+    async fn entries(
+        &self,
+        tenant: TenantNo,
+        chain: Chain,
+        query: EntryQuery,
+        after: u64,
+        limit: usize,
+    ) -> Result<EntryPage, VaultError> {
+        let mut page = EntryPage { seen: after, ..EntryPage::default() };
+        let mut looks = 0;
+        match chain {
+            Chain::Change => loop {
+                let rows = self.store.audit_groups(tenant, page.seen, 64).await?;
+                if rows.is_empty() {
+                    return Ok(page);
+                }
+                for row in &rows {
+                    let group = Group::parse(&row.body).map_err(|_| VaultError::DataLoss)?;
+                    if !page.take(&group, &query, limit, &mut looks)? {
+                        return Ok(page);
+                    }
+                }
+            },
+            Chain::Read => {
+                let log = self.read_log.clone();
+                blocking(move || {
+                    for bytes in log.groups(tenant, after + 1).map_err(unreadable)? {
+                        let bytes = bytes.map_err(unreadable)?;
+                        let group = Group::parse(&bytes).map_err(|_| VaultError::DataLoss)?;
+                        if !page.take(&group, &query, limit, &mut looks)? {
+                            break;
+                        }
+                    }
+                    Ok(page)
+                })
+                .await
+            }
+        }
+    }
+
+    /// Recomputes both chains and compares them with the newest checkpoint.
+    pub async fn verify_audit(&self, call: &Call) -> Result<[ChainVerdict; 2], VaultError> {
+        call.permit(Verb::Audit)?;
+        let tenant = call.tenant.no;
+        let known = self.stored_checkpoint().await?;
+        let known = |chain| known.as_ref().and_then(|c| c.head(tenant, chain)).into_iter().collect::<Vec<_>>();
+        let verdicts = [
+            self.verify_changes(tenant, known(Chain::Change)).await?,
+            self.verify_reads(tenant, known(Chain::Read)).await?,
+        ];
+        self.note_look(call, Action::VerifyAudit).await?;
+        Ok(verdicts)
+    }
+
+    async fn verify_changes(&self, tenant: TenantNo, known: Vec<Head>) -> Result<ChainVerdict, VaultError> {
+        let chain = Chain::Change;
+        let mut verifier = Verifier::new(tenant, chain, genesis(self.keyring.vault(), tenant, chain), &known);
+        let (mut after, mut first) = (0, 0);
+        loop {
+            let rows = self.store.audit_groups(tenant, after, 256).await?;
+            let Some(last) = rows.last() else { break };
+            after = last.first + u64::from(last.count) - 1;
+            for row in &rows {
+                let next = verifier.head().seq + 1;
+                let pushed = match Group::parse(&row.body) {
+                    Ok(group) => {
+                        first = if first == 0 { group.first } else { first };
+                        verifier.push(&group).map_err(|tamper| tamper.first)
+                    }
+                    Err(_) => Err(next),
+                };
+                if let Err(bad) = pushed {
+                    return Ok(ChainVerdict { chain, first, head: verifier.head(), bad: Some(bad) });
+                }
+            }
+        }
+        let head = verifier.head();
+        let bad = verifier.finish().err().map(|tamper| tamper.first);
+        Ok(ChainVerdict { chain, first, head, bad })
+    }
+
+    async fn verify_reads(&self, tenant: TenantNo, known: Vec<Head>) -> Result<ChainVerdict, VaultError> {
+        let log = self.read_log.clone();
+        blocking(move || {
+            let chain = Chain::Read;
+            let first = match log.groups(tenant, 1).map_err(unreadable)?.next() {
+                Some(Ok(bytes)) => Group::parse(&bytes).map_or(0, |group| group.first),
+                Some(Err(_)) | None => 0,
+            };
+            let head = log.head(tenant);
+            let bad = match log.verify(tenant, &known) {
+                Ok(_) => None,
+                Err(VerifyError::Tampered(tamper)) => Some(tamper.first),
+                // A segment that cannot be read: which of its entries is the first bad one is not known.
+                Err(VerifyError::Unreadable(_)) => Some(first.max(1)),
+            };
+            Ok(ChainVerdict { chain, first, head, bad })
+        })
+        .await
+    }
+
+    /// The newest checkpoint, made now if the last one is older than a minute. For who has the verb AUDIT.
+    pub async fn get_checkpoint(&self, call: &Call) -> Result<Checkpoint, VaultError> {
+        call.permit(Verb::Audit)?;
+        let tenant = call.tenant.no;
+        let newest = self.stored_checkpoint().await?;
+        let fresh = newest.filter(|c| {
+            (0..CHECKPOINT_MS).contains(&(call.wall.0 - c.at().0)) && c.head(tenant, Chain::Change).is_some()
+        });
+        let checkpoint = match fresh {
+            Some(checkpoint) => checkpoint,
+            None => self.make_checkpoint(call.wall).await?,
+        };
+        self.note_look(call, Action::Checkpoint).await?;
+        Ok(checkpoint)
+    }
+
+    /// Signs the heads of all chains and keeps the result as the newest checkpoint.
+    pub async fn make_checkpoint(&self, now: Timestamp) -> Result<Checkpoint, VaultError> {
+        let mut heads = Vec::new();
+        for row in self.store.tenants().await? {
+            for chain in [Chain::Change, Chain::Read] {
+                heads.push(ChainHead { tenant: row.no, chain, head: self.head_of(row.no, chain).await? });
+            }
+        }
+        let checkpoint = Checkpoint::sign(self.keyring.vault(), now, heads, &self.keyring.signing());
+        let row = self.store.object(TenantNo::VAULT, ObjectKind::Checkpoint, CHECKPOINT_KEY.to_vec()).await?;
+        let revision = Revision(row.map_or(0, |row| row.revision.0) + 1);
+        let mut change = ChangeSet::default();
+        change.change(Mutation::PutObject(ObjectRow {
+            tenant: TenantNo::VAULT,
+            kind: ObjectKind::Checkpoint,
+            key: CHECKPOINT_KEY.to_vec(),
+            revision,
+            body: checkpoint.to_json(),
+        }));
+        self.store.commit(change).await?;
+        Ok(checkpoint)
+    }
+
+    /// The checkpoint that is kept, if its signature is right.
+    async fn stored_checkpoint(&self) -> Result<Option<Checkpoint>, VaultError> {
+        let row = self.store.object(TenantNo::VAULT, ObjectKind::Checkpoint, CHECKPOINT_KEY.to_vec()).await?;
+        let read = |row: ObjectRow| Checkpoint::from_json(&row.body, &self.keyring.public_keys());
+        row.map(read).transpose().map_err(|_| VaultError::DataLoss)
+    }
+
+    /// What the caller of a recorded call wrote about it, where the class that it is sealed under still has its key and
+    /// who asks may read that class; `None` otherwise.
+    pub async fn entry_detail(&self, call: &Call, record: &AuditRecord) -> Result<Option<Detail>, VaultError> {
+        let (Some(sealed), Some(uid), Some(class)) = (&record.detail, record.subject, record.class) else {
+            return Ok(None);
+        };
+        let Some(policy) = call.tenant.policy.as_ref().filter(|_| call.principal.kind == PrincipalKind::Tenant) else {
+            return Ok(None);
+        };
+        let reads = |g: &&crate::access::Grant| g.verbs.has(Verb::Read) && g.groups.is_none();
+        let fields = policy.class(class).map(|rule| rule.fields);
+        if !fields.is_some_and(|f| call.principal.grants.iter().filter(reads).any(|g| !g.fields.and(&f).is_empty())) {
+            return Ok(None);
+        }
+        let Some(snapshot) = self.store.subject_by_uid(uid).await? else { return Ok(None) };
+        let Some((row, slot)) = snapshot.class(class).and_then(|row| Some((row, row.slot?))) else { return Ok(None) };
+        let key = KeyRef { slot, dek: row.dek };
+        let aad = Aad::new(Kind::AuditDetail, self.keyring.vault(), call.tenant.no)
+            .part(&row.uid.0.to_be_bytes())
+            .part(&[row.class.0])
+            .part(&row.version.0.to_be_bytes())
+            .part(&row.dek.0);
+        for _ in 0..4 {
+            match self.keyring.with_dek(call.tenant.no, key, |dek| dek.audit_detail().open(&aad, sealed)) {
+                Some(plain) => return Ok(plain.ok().and_then(|plain| read_detail(&plain))),
+                None => self.keyring.load(call.tenant.no, &[key]).await?,
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Reads what [`crate::vault::Context::detail`] wrote.
+fn read_detail(mut plain: &[u8]) -> Option<Detail> {
+    let mut text = || {
+        let (len, rest) = plain.split_first_chunk::<2>()?;
+        let (text, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*len)))?;
+        plain = rest;
+        Some(Zeroizing::new(std::str::from_utf8(text).ok()?.to_owned()))
+    };
+    let (reason, reference) = (text()?, text()?);
+    plain.is_empty().then_some(Detail { reason, reference })
+}
+
+fn unreadable(error: ReadLogError) -> VaultError {
+    tracing::error!(%error, "the read audit cannot be read");
+    VaultError::AuditUnavailable
+}
+
+/// Runs what reads files off the async runtime.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, VaultError> + Send + 'static,
+) -> Result<T, VaultError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(VaultError::AuditUnavailable))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vault::Context;
+
+    fn group(records: &[AuditRecord]) -> Vec<u8> {
+        let mut builder = GroupBuilder::new();
+        records.iter().for_each(|record| builder.push(record));
+        let start = genesis(VaultId([1; 16]), TenantNo(1), Chain::Change);
+        builder.link(TenantNo(1), Chain::Change, &start).unwrap().0.to_vec()
+    }
+
+    #[test]
+    fn a_full_page_says_where_to_go_on() {
+        let record = |actor| AuditRecord::new(Timestamp(5), ActorId(actor), Action::PutFields, Outcome::Ok);
+        let bytes = group(&[record(1), record(2), record(1), record(1)]);
+        let group = Group::parse(&bytes).unwrap();
+        let query = EntryQuery { actors: vec![ActorId(1)], ..EntryQuery::default() };
+        let (mut page, mut looks) = (EntryPage::default(), 0);
+        assert!(!page.take(&group, &query, 2, &mut looks).unwrap());
+        let positions: Vec<u64> = page.entries.iter().map(|(position, _)| *position).collect();
+        assert_eq!((positions, page.seen, page.more), (vec![1, 3], 3, true));
+        let mut rest = EntryPage { seen: 3, ..EntryPage::default() };
+        assert!(rest.take(&group, &query, 2, &mut looks).unwrap());
+        assert_eq!((rest.entries.len(), rest.seen, rest.more), (1, 4, false));
+    }
+
+    #[test]
+    fn a_page_looks_at_no_more_than_its_budget() {
+        let record = AuditRecord::new(Timestamp(5), ActorId(1), Action::PutFields, Outcome::Ok);
+        let bytes = group(&[record.clone(), record]);
+        let (mut page, mut looks) = (EntryPage::default(), LOOKS - 1);
+        let query = EntryQuery { actions: vec![Action::GetFields], ..EntryQuery::default() };
+        assert!(!page.take(&Group::parse(&bytes).unwrap(), &query, 100, &mut looks).unwrap());
+        assert_eq!((page.entries.len(), page.seen, page.more), (0, 1, true));
+    }
+
+    #[test]
+    fn a_detail_reads_back_and_nothing_else_does() {
+        let context = Context {
+            reason: Zeroizing::new("why".into()),
+            reference: Zeroizing::new("T-1".into()),
+            ..Context::default()
+        };
+        let plain = context.detail();
+        let read = read_detail(&plain).unwrap();
+        assert_eq!((read.reason.as_str(), read.reference.as_str()), ("why", "T-1"));
+        for i in 0..plain.len() {
+            assert!(read_detail(&plain[..i]).is_none());
+        }
+    }
+}
