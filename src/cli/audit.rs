@@ -90,14 +90,15 @@ Examples:
   pii-vault audit verify --checkpoint checkpoint.json --public-key vault-keys.txt"
     )]
     Verify(Verify),
-    /// Fetch the newest signed checkpoint: a Merkle root over the heads of all chains
+    /// Fetch the newest signed checkpoint: a Merkle root over the heads of all chains (whole for operators, proofs of its
+    /// own heads for a tenant)
     #[command(after_help = "Example:
   pii-vault audit checkpoint --output checkpoint.json --proof proof.json")]
     Checkpoint {
         /// File for the checkpoint [default: standard output]
         #[arg(long, short = 'o', value_name = "FILE")]
         output: Option<PathBuf>,
-        /// File for the proof that the tenant's heads are in it
+        /// File for the proofs that the tenant's heads are in it, a line for each chain
         #[arg(long, value_name = "FILE")]
         proof: Option<PathBuf>,
     },
@@ -125,15 +126,24 @@ pub fn verify_here(out: Output, command: Audit) -> Result<(), CliError> {
     };
     let keys = public_keys(&texts)?;
     let bytes = fs::read(&path).map_err(CliError::io(path.display().to_string()))?;
-    let bytes = trim(&bytes);
-    let (at, heads) = match (Checkpoint::from_json(bytes, &keys), HeadProof::from_json(bytes, &keys)) {
-        (Ok(checkpoint), _) => (checkpoint.at(), checkpoint.heads().to_vec()),
-        (Err(_), Ok(proof)) => (proof.at(), vec![proof.head()]),
-        (Err(e), Err(_)) => {
-            let ids = ids(&keys);
-            return Err(CliError::CheckFailed(format!("{}: {e} (keys: {ids})", path.display())));
+    let (mut at, mut heads) = (crate::clock::Timestamp(0), Vec::new());
+    // A checkpoint is one line, a tenant's proofs are a line for each chain.
+    for line in trim(&bytes).split(|byte| *byte == b'\n') {
+        match (Checkpoint::from_json(line, &keys), HeadProof::from_json(line, &keys)) {
+            (Ok(checkpoint), _) => {
+                at = checkpoint.at();
+                heads.extend_from_slice(checkpoint.heads());
+            }
+            (Err(_), Ok(proof)) => {
+                at = proof.at();
+                heads.push(proof.head());
+            }
+            (Err(e), Err(_)) => {
+                let ids = ids(&keys);
+                return Err(CliError::CheckFailed(format!("{}: {e} (keys: {ids})", path.display())));
+            }
         }
-    };
+    }
     if out.json {
         let heads: Vec<_> = heads
             .iter()
@@ -219,12 +229,15 @@ pub async fn audit(s: &Session, command: Audit) -> Result<(), CliError> {
         Audit::Checkpoint { output, proof } => {
             let request = pb::GetCheckpointRequest { tenant: s.tenant() };
             let answer = s.audit().get_checkpoint(request).await?.into_inner();
-            if let Some(path) = proof {
-                write_private(&path, &answer.proof)?;
+            let proofs = answer.proofs.join(&b'\n');
+            if let Some(path) = &proof {
+                write_private(path, &proofs)?;
             }
+            // The whole checkpoint is for operators; a tenant's key gets the proofs of its own heads.
+            let document = if answer.checkpoint.is_empty() { &proofs[..] } else { &answer.checkpoint[..] };
             match output {
-                Some(path) => write_private(&path, &answer.checkpoint),
-                None => s.out.raw(&answer.checkpoint).and_then(|()| s.out.raw(b"\n")),
+                Some(path) => write_private(&path, document),
+                None => s.out.raw(document).and_then(|()| s.out.raw(b"\n")),
             }
         }
     }

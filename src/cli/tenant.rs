@@ -294,12 +294,11 @@ pub async fn tenant(s: &Session, yes: bool, command: Tenant) -> Result<(), CliEr
             s.out.line("")?;
             let cols = [
                 Col("SUBJECTS", "subject_count"),
-                Col("GROUPS", "group_count"),
+                Col("DATA KEYS", "class_count"),
                 Col("ITEMS", "item_count"),
-                Col("KEY SLOTS", "key_slot_count"),
-                Col("ERASURES PENDING", "pending_erasure_count"),
-                Col("HOLDS", "hold_count"),
-                Col("AUDIT BYTES", "audit_bytes"),
+                Col("SEARCH TAGS", "term_count"),
+                Col("ERASED IDS", "tombstone_count"),
+                Col("TREE NODES", "node_count"),
                 Col("COUNTED", "count_time"),
             ];
             s.out.record(&usage, &cols, &none)

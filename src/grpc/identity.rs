@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
+use zeroize::Zeroizing;
 
 use crate::auth::{Kind, Principal};
 use crate::clock::Timestamp;
@@ -54,6 +55,7 @@ pub enum Scope<'a> {
 }
 
 /// The API: what all services share. One type implements every service's trait, a file each.
+#[derive(Clone)]
 pub struct Api {
     pub(crate) vault: Arc<Vault>,
     pub(crate) keys: Arc<dyn Authenticator>,
@@ -67,6 +69,19 @@ impl Api {
         let principal = self.keys.authenticate(key, &info.peer, self.vault.now()).await?;
         let tenant = self.tenant_of(&principal, scope)?;
         Ok(self.vault.call(principal, tenant))
+    }
+
+    /// What a stream keeps of its caller, to look again later.
+    pub(crate) fn credential<T>(&self, request: &Request<T>) -> Result<Credential, Status> {
+        let info = request.extensions().get::<CallInfo>().ok_or_else(internal)?;
+        let key = bearer(request.metadata()).ok_or_else(credential_invalid)?;
+        Ok(Credential { key: Zeroizing::new(key.to_owned()), peer: info.peer.clone() })
+    }
+
+    /// A stream outlives the moment it began in: a key that was revoked meanwhile ends it.
+    pub(crate) async fn still_valid(&self, credential: &Credential) -> Result<(), Status> {
+        self.keys.authenticate(&credential.key, &credential.peer, self.vault.now()).await?;
+        Ok(())
     }
 
     fn tenant_of(&self, who: &Principal, scope: Scope<'_>) -> Result<Arc<Tenant>, Status> {
@@ -90,6 +105,12 @@ impl Api {
         };
         Ok(self.vault.tenant(no)?)
     }
+}
+
+/// A caller's key and connection.
+pub(crate) struct Credential {
+    key: Zeroizing<String>,
+    peer: Arc<PeerIdentity>,
 }
 
 /// The access key of `authorization: Bearer KEY`.

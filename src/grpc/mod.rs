@@ -1,5 +1,6 @@
 //! Floor 6, the network: connections, limits, deadlines, errors, and a file per service.
 
+pub mod audit_service;
 pub mod call;
 pub mod convert;
 pub mod deadline;
@@ -11,9 +12,12 @@ pub mod listen;
 pub mod ops;
 pub mod page;
 pub mod pb;
+pub mod policy_service;
 pub mod reason;
 pub mod record_service;
 pub mod status;
+pub mod subject_service;
+pub mod tenant_service;
 pub mod tls;
 pub mod vault_status;
 pub mod words;

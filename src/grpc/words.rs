@@ -6,10 +6,11 @@ use tonic::Status;
 use zeroize::Zeroizing;
 
 use crate::access::View;
+use crate::auth::KeyId;
 use crate::grpc::convert::{self, Bad};
 use crate::grpc::pb;
 use crate::grpc::vault_status::limit_exceeded;
-use crate::ids::{FieldNo, ItemNo, Name};
+use crate::ids::{ActorId, FieldNo, ItemNo, Name, Revision};
 use crate::policy::compiled::Policy;
 use crate::policy::value::{Date, Value};
 use crate::storage::SubjectState;
@@ -315,4 +316,21 @@ pub fn item_no(path: &str, name: &str) -> Result<ItemNo, Bad> {
     let right = name.len() == 16 && name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     let number = i64::from_str_radix(name, 16).ok().filter(|n| right && *n >= 0);
     number.map(ItemNo).ok_or_else(|| Bad::rule(path, "is not the name of an item"))
+}
+
+/// A revision that an etag names; `None`: in any case.
+///
+/// # Errors
+/// An etag that was never given is as stale as one that is no longer right.
+pub fn revision(etag: &str) -> Result<Option<Revision>, Status> {
+    if etag.is_empty() {
+        return Ok(None);
+    }
+    let number = u64::from_str_radix(etag, 16).map_err(|_| VaultError::EtagStale)?;
+    Ok(Some(Revision(number)))
+}
+
+/// The name of the access key that an actor is; empty for the vault itself.
+pub fn key_name(actor: ActorId) -> String {
+    if actor.0 == 0 { String::new() } else { KeyId(actor.0).to_string() }
 }

@@ -1,0 +1,219 @@
+//! Who did what when: lists, a stream of what comes, verification, the signed checkpoint.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use crate::audit::{Action, AuditRecord, Chain};
+use crate::grpc::convert::{self, wire_time};
+use crate::grpc::identity::{Api, Scope};
+use crate::grpc::page::Pages;
+use crate::grpc::pb;
+use crate::grpc::status::bad_field;
+use crate::grpc::words::{self, MAX_VALUES};
+use crate::ids::{ActorId, PurposeNo, RecipientNo, SubjectUid};
+use crate::vault::audit_read::{ChainVerdict, EntryQuery};
+use crate::vault::{Call, VaultError};
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// How often a follower looks for new entries.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How many looks until the credential of a follower is checked again.
+const CHECK_EVERY: u32 = 40;
+/// Entries in one message to a follower.
+const MESSAGE: u32 = 500;
+
+fn chain(number: i32) -> Result<Chain, Status> {
+    match pb::AuditChain::try_from(number) {
+        Ok(pb::AuditChain::Unspecified | pb::AuditChain::Changes) => Ok(Chain::Change),
+        Ok(pb::AuditChain::Reads) => Ok(Chain::Read),
+        Err(_) => Err(bad_field("chain", "is not a number of this enum")),
+    }
+}
+
+fn wire_chain(chain: Chain) -> pb::AuditChain {
+    match chain {
+        Chain::Change => pb::AuditChain::Changes,
+        Chain::Read => pb::AuditChain::Reads,
+    }
+}
+
+fn wire_entry(chain: Chain, position: u64, record: &AuditRecord) -> pb::AuditEntry {
+    pb::AuditEntry {
+        position,
+        chain: wire_chain(chain) as i32,
+        time: Some(wire_time(record.at)),
+        actor_id: record.actor.0,
+        action: record.action.name().into(),
+        subject_uid: record.subject.map_or(0, |uid| uid.0),
+        field_ids: record.fields.iter().map(|field| field.0.into()).collect(),
+        class_id: record.class.map_or(0, |class| class.0.into()),
+        purpose_id: record.purpose.0.into(),
+        recipient_id: record.recipient.0.into(),
+        outcome: convert::wire_outcome(record.outcome) as i32,
+        object: record.operation.map_or(String::new(), |id| id.to_string()),
+        detail: None,
+    }
+}
+
+fn wire_verdict(verdict: &ChainVerdict) -> pb::ChainVerdict {
+    pb::ChainVerdict {
+        chain: wire_chain(verdict.chain) as i32,
+        valid: verdict.bad.is_none(),
+        first_position: verdict.first,
+        last_position: verdict.head.seq,
+        head: verdict.head.hash.to_vec().into(),
+        bad_position: verdict.bad.unwrap_or(0),
+    }
+}
+
+/// A list of a filter, of bounded length.
+fn filter<A, B>(path: &'static str, list: &[A], one: impl Fn(&A) -> Result<B, Status>) -> Result<Vec<B>, Status> {
+    if list.len() > MAX_VALUES {
+        return Err(crate::grpc::vault_status::limit_exceeded(path, MAX_VALUES));
+    }
+    list.iter().map(one).collect()
+}
+
+impl Api {
+    async fn wire_entries(
+        &self,
+        call: &Call,
+        chain: Chain,
+        entries: &[(u64, AuditRecord)],
+    ) -> Result<Vec<pb::AuditEntry>, Status> {
+        let mut out = Vec::with_capacity(entries.len());
+        for (position, record) in entries {
+            let mut entry = wire_entry(chain, *position, record);
+            if let Some(mut detail) = self.vault.entry_detail(call, record).await? {
+                entry.detail = Some(pb::AccessContext {
+                    purpose_id: record.purpose.0.into(),
+                    reason: std::mem::take(&mut *detail.reason),
+                    reference: std::mem::take(&mut *detail.reference),
+                    ..Default::default()
+                });
+            }
+            out.push(entry);
+        }
+        Ok(out)
+    }
+}
+
+#[tonic::async_trait]
+impl pb::audit_service_server::AuditService for Api {
+    async fn list_entries(&self, request: Request<pb::ListEntriesRequest>) -> Answer<pb::ListEntriesResponse> {
+        let call = self.enter(&request, Scope::NamedOrVault(&request.get_ref().tenant)).await?;
+        let mut message = request.into_inner();
+        let limit = convert::page_size(std::mem::take(&mut message.page_size))?;
+        let token = std::mem::take(&mut message.page_token);
+        let pages = Pages::new(&call, "ListEntries", &message);
+        let chain = chain(message.chain)?;
+        let context = words::context(message.context)?;
+        let subject = match (message.key, message.subject_uid) {
+            (Some(key), 0) => {
+                call.permit(crate::access::Verb::Audit)?;
+                let key = words::key(Some(key))?;
+                Some(self.vault.resolve(&call, &context, &key).await?.subject.uid)
+            }
+            (None, 0) => None,
+            (None, uid) => Some(SubjectUid(uid)),
+            (Some(_), _) => return Err(bad_field("subject_uid", "give the key or the number, not both")),
+        };
+        let query = EntryQuery {
+            subject,
+            actors: filter("actor_ids", &message.actor_ids, |n| Ok(ActorId(*n)))?,
+            purposes: filter("purpose_ids", &message.purpose_ids, |n| {
+                let purpose: Option<PurposeNo> = convert::purpose_no("purpose_ids", *n)?;
+                purpose.ok_or_else(|| bad_field("purpose_ids", "must be 1 to 255"))
+            })?,
+            recipients: filter("recipient_ids", &message.recipient_ids, |n| {
+                u16::try_from(*n)
+                    .map(RecipientNo)
+                    .map_err(|_| bad_field("recipient_ids", "is not a recipient's number"))
+            })?,
+            actions: filter("actions", &message.actions, |name| {
+                Action::from_name(name).ok_or_else(|| bad_field("actions", "is not the name of an action"))
+            })?,
+            since: convert::opt_time("start_time", &message.start_time)?,
+            until: convert::opt_time("end_time", &message.end_time)?,
+        };
+        let after = pages.number(&token)?;
+        let page = self.vault.list_entries(&call, chain, query, after, limit).await?;
+        let entries = self.wire_entries(&call, chain, &page.entries).await?;
+        let next_page_token = pages.after(page.more, Some(page.seen));
+        Ok(Response::new(pb::ListEntriesResponse { entries, next_page_token }))
+    }
+
+    type FollowEntriesStream =
+        Pin<Box<dyn tokio_stream::Stream<Item = Result<pb::FollowEntriesResponse, Status>> + Send>>;
+
+    async fn follow_entries(&self, request: Request<pb::FollowEntriesRequest>) -> Answer<Self::FollowEntriesStream> {
+        let call = self.enter(&request, Scope::NamedOrVault(&request.get_ref().tenant)).await?;
+        let credential = self.credential(&request)?;
+        let message = request.into_inner();
+        let chain = chain(message.chain)?;
+        let mut after = self.vault.follow_entries(&call, chain, message.start_position).await?;
+        let api = self.clone();
+        let (to, from) = mpsc::channel(4);
+        tokio::spawn(async move {
+            let mut looks = 0;
+            while !to.is_closed() {
+                let entries = async {
+                    looks += 1;
+                    if looks % CHECK_EVERY == 0 {
+                        api.still_valid(&credential).await?;
+                    }
+                    let page = api.vault.entries_after(&call, chain, after, MESSAGE).await?;
+                    after = page.seen;
+                    api.wire_entries(&call, chain, &page.entries).await
+                };
+                let message = match entries.await {
+                    Ok(entries) if entries.is_empty() => {
+                        tokio::select! {
+                            _ = to.closed() => return,
+                            _ = tokio::time::sleep(LOOK_EVERY) => continue,
+                        }
+                    }
+                    Ok(entries) => Ok(pb::FollowEntriesResponse { entries }),
+                    Err(status) => Err(status),
+                };
+                let over = message.is_err();
+                // A closed channel is a client that went away.
+                if to.send(message).await.is_err() || over {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(from))))
+    }
+
+    async fn verify_audit(&self, request: Request<pb::VerifyAuditRequest>) -> Answer<pb::VerifyAuditResponse> {
+        let call = self.enter(&request, Scope::NamedOrVault(&request.get_ref().tenant)).await?;
+        let verdicts = self.vault.verify_audit(&call).await?;
+        Ok(Response::new(pb::VerifyAuditResponse {
+            valid: verdicts.iter().all(|verdict| verdict.bad.is_none()),
+            chains: verdicts.iter().map(wire_verdict).collect(),
+        }))
+    }
+
+    async fn get_checkpoint(&self, request: Request<pb::GetCheckpointRequest>) -> Answer<pb::GetCheckpointResponse> {
+        let call = self.enter(&request, Scope::NamedOrVault(&request.get_ref().tenant)).await?;
+        let checkpoint = self.vault.get_checkpoint(&call).await?;
+        let mut proofs = Vec::with_capacity(2);
+        for chain in [Chain::Change, Chain::Read] {
+            let proof = checkpoint.proof(call.tenant.no, chain).ok_or(VaultError::NotFound)?;
+            proofs.push(proof.to_json().into());
+        }
+        // The whole checkpoint tells how busy the other tenants are.
+        let whole = call.principal.kind == crate::auth::Kind::Operator;
+        Ok(Response::new(pb::GetCheckpointResponse {
+            checkpoint: if whole { checkpoint.to_json().into() } else { Default::default() },
+            proofs,
+            checkpoint_time: Some(wire_time(checkpoint.at())),
+        }))
+    }
+}
