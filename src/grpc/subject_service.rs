@@ -329,7 +329,7 @@ impl pb::subject_service_server::SubjectService for Api {
         call.permit(Verb::Group)?;
         let no = self.vault.group_no(&call, &id).await?;
         let group = self.vault.group_by_no(&call, no).await?;
-        self.vault.note_look(&call, Action::GetGroup).await?;
+        self.vault.note_listing(&call, Action::GetGroup).await?;
         Ok(Response::new(pb::GetGroupResponse { group: Some(wire_group(&call, group)?) }))
     }
 
@@ -348,7 +348,7 @@ impl pb::subject_service_server::SubjectService for Api {
             false => states.contains(&group_state(group.state)),
         };
         let groups = page.rows.into_iter().filter(wanted).map(|g| wire_group(&call, g)).collect::<Result<_, _>>()?;
-        self.vault.note_look(&call, Action::ListGroups).await?;
+        self.vault.note_listing(&call, Action::ListGroups).await?;
         let next_page_token = pages.after(page.more, last);
         Ok(Response::new(pb::ListGroupsResponse { groups, next_page_token }))
     }

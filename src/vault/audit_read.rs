@@ -105,7 +105,7 @@ pub struct Detail {
 
 impl Vault {
     /// Notes that somebody looked at something that is no value.
-    pub(crate) async fn note_look(&self, call: &Call, action: Action) -> Result<(), VaultError> {
+    pub(crate) async fn note_listing(&self, call: &Call, action: Action) -> Result<(), VaultError> {
         let entry = call.record(action, Outcome::Ok);
         self.read_log.append(call.tenant.no, &entry).await.map_err(|_| VaultError::AuditUnavailable)?;
         Ok(())
@@ -122,7 +122,7 @@ impl Vault {
     ) -> Result<EntryPage, VaultError> {
         call.permit(Verb::Audit)?;
         let page = self.entries(call.tenant.no, chain, query, after, limit as usize).await?;
-        self.note_look(call, Action::ListEntries).await?;
+        self.note_listing(call, Action::ListEntries).await?;
         Ok(page)
     }
 
@@ -130,7 +130,7 @@ impl Vault {
     /// comes from now on.
     pub async fn follow_entries(&self, call: &Call, chain: Chain, start: u64) -> Result<u64, VaultError> {
         call.permit(Verb::Audit)?;
-        self.note_look(call, Action::FollowEntries).await?;
+        self.note_listing(call, Action::FollowEntries).await?;
         match start {
             0 => Ok(self.head_of(call.tenant.no, chain).await?.seq),
             start => Ok(start - 1),
@@ -211,7 +211,7 @@ impl Vault {
             self.verify_changes(tenant, known(Chain::Change)).await?,
             self.verify_reads(tenant, known(Chain::Read)).await?,
         ];
-        self.note_look(call, Action::VerifyAudit).await?;
+        self.note_listing(call, Action::VerifyAudit).await?;
         Ok(verdicts)
     }
 
@@ -274,7 +274,7 @@ impl Vault {
             Some(checkpoint) => checkpoint,
             None => self.make_checkpoint(call.wall).await?,
         };
-        self.note_look(call, Action::Checkpoint).await?;
+        self.note_listing(call, Action::Checkpoint).await?;
         Ok(checkpoint)
     }
 
