@@ -215,6 +215,8 @@ pub enum ObjectKind {
     Sweep = 23,
     /// Members of an erasure about several subjects, in parts.
     Members = 24,
+    /// A placed hold by its id; `Hold` marks what it keeps.
+    HoldBody = 25,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

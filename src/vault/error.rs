@@ -3,7 +3,7 @@
 
 use crate::audit::Outcome;
 use crate::ids::{ClassNo, FieldNo, ObjectId};
-use crate::keyring::KeyringError;
+use crate::keyring::{KeyringError, SwapError};
 use crate::policy::compiled::{Ask, Decision, Policy, Rule};
 use crate::storage::StoreError;
 
@@ -113,6 +113,25 @@ impl From<StoreError> for VaultError {
             StoreError::Conflict(_) => VaultError::Conflict,
             StoreError::Busy => VaultError::Busy { retry_ms: 50 },
             other => VaultError::Store(other),
+        }
+    }
+}
+
+impl From<SwapError> for VaultError {
+    fn from(error: SwapError) -> Self {
+        match error {
+            SwapError::Conflict(_) => VaultError::Conflict,
+            SwapError::Busy => VaultError::Busy { retry_ms: 50 },
+            SwapError::KeeperAway(error) => VaultError::Keyring(error.into()),
+            SwapError::Refused(state) => VaultError::KeysNotReady(state),
+            SwapError::Store(error) => error.into(),
+            SwapError::Tree(error) => {
+                tracing::error!(%error, "keys could not be dropped");
+                VaultError::DataLoss
+            }
+            SwapError::Unfinished { .. } | SwapError::Unclear | SwapError::Stopped(_) => {
+                VaultError::Busy { retry_ms: 1_000 }
+            }
         }
     }
 }

@@ -80,6 +80,11 @@ impl ItemNo {
     }
 }
 
+/// What a hold keeps beyond its time is read for the hold's purpose alone, which was decided before.
+fn kept_by_hold(snapshot: &SubjectSnapshot, rule: &FieldRule) -> bool {
+    snapshot.class(rule.class).is_some_and(|row| row.state == ClassState::Restricted)
+}
+
 /// MAC of one item, as it goes into its group's sum.
 fn item_mac(keys: &ClassKeys, key: &ItemGroupKey, item: ItemNo, revision: Revision, sealed: &[u8]) -> [u8; 16] {
     let tag = &sealed[sealed.len().saturating_sub(TAG)..];
@@ -378,6 +383,7 @@ impl Vault {
         let mut items = Vec::new();
         let mut next = None;
         let today = call.now.day();
+        let kept = kept_by_hold(&snapshot, rule);
         let groups = self.store.item_groups(snapshot.subject.uid, Some(field)).await?;
         'groups: for group in &groups {
             let bucket = group.key.bucket;
@@ -401,7 +407,7 @@ impl Vault {
                 for row in &page.rows {
                     after = row.item;
                     let inside = from.is_none_or(|t| row.origin >= t) && to.is_none_or(|t| row.origin < t);
-                    if !inside || row.expire.is_some_and(|t| t <= call.now) {
+                    if !inside || !kept && row.expire.is_some_and(|t| t <= call.now) {
                         continue;
                     }
                     if items.len() == limit as usize {
@@ -439,7 +445,7 @@ impl Vault {
             let (class_ref, view) =
                 self.may_read_items(call, context, policy, rule, &snapshot, view).await?.ok_or(VaultError::NotFound)?;
             let row = self.find_item(snapshot.subject.uid, field, item).await?.ok_or(VaultError::NotFound)?;
-            if row.expire.is_some_and(|t| t <= call.now) {
+            if !kept_by_hold(&snapshot, rule) && row.expire.is_some_and(|t| t <= call.now) {
                 return Err(VaultError::NotFound);
             }
             let bucket_key = match row.group.bucket {
@@ -485,10 +491,10 @@ impl Vault {
         let approved = self.take_approval(call, context, snapshot, &fields).await?;
         let ask = context.ask(call, Verb::Read, context.purpose()?, snapshot.subject.group, view, approved);
         let row = snapshot.class(rule.class);
-        let held_for = row
-            .filter(|row| row.state == ClassState::Restricted)
-            .and_then(|_| policy.class(rule.class)?.hold.as_ref())
-            .map(|hold| hold.purpose);
+        let held_for = match row {
+            Some(row) => self.held_for(call, &snapshot.subject, row, context.purpose()?).await?,
+            None => None,
+        };
         let view = match policy.decide(&ask, rule.no, held_for) {
             Decision::Allow { view, .. } => view,
             decision => return Err(VaultError::refused(policy, &ask, rule.no, &decision)),

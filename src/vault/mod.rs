@@ -8,15 +8,22 @@ pub mod access_cache;
 pub mod admission;
 pub mod approval;
 pub mod audit_read;
+pub mod bulk;
 pub mod call;
+pub mod erase;
+pub mod erasures;
 pub mod error;
 pub mod export;
+pub mod feed;
 pub mod find;
 pub mod group;
+pub mod hold;
 pub mod item;
+pub mod operation;
 pub mod read;
 pub mod record;
 pub mod request;
+pub mod schedule;
 pub mod subject;
 pub mod tenant;
 pub mod tenants;
@@ -46,12 +53,14 @@ use tenant::Tenant;
 pub struct VaultOptions {
     /// How far in the future an origin time may lie, in milliseconds: clocks of callers differ a little.
     pub future_tolerance_ms: i64,
+    /// Within so many days of an erasure of something searchable the index secret is rotated and the old one destroyed.
+    pub search_horizon_days: i64,
 }
 
 impl VaultOptions {
-    /// Five minutes of tolerance.
+    /// Five minutes of tolerance, thirty days until index secrets go.
     pub fn new() -> Self {
-        VaultOptions { future_tolerance_ms: 300_000 }
+        VaultOptions { future_tolerance_ms: 300_000, search_horizon_days: 30 }
     }
 }
 

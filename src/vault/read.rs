@@ -164,14 +164,16 @@ impl Vault {
         }
         let mut values: Vec<Shown> = Vec::with_capacity(wanted.fields.len());
         let mut views: SmallVec<[Option<View>; 16]> = SmallVec::new();
+        let mut holds: SmallVec<[(ClassNo, PurposeNo); 4]> = SmallVec::new();
+        for row in snapshot.classes.iter().filter(|row| row.state == ClassState::Restricted) {
+            holds.extend(self.held_for(call, subject, row, ask.purpose).await?.map(|purpose| (row.class, purpose)));
+        }
         for field in &wanted.fields {
             let rule = policy.field(*field).ok_or(VaultError::NotFound)?;
             let row = snapshot.class(rule.class);
-            let held_for = row
-                .filter(|row| row.state == ClassState::Restricted)
-                .and_then(|row| policy.class(row.class)?.hold.as_ref())
-                .map(|hold| hold.purpose);
+            let held_for = holds.iter().find(|(class, _)| *class == rule.class).map(|(_, purpose)| *purpose);
             let absent = match row.map(|row| row.state) {
+                // What was restricted for an erasure that is under way has no hold.
                 Some(ClassState::Erased) => Absence::Erased,
                 Some(ClassState::Restricted) if held_for.is_none() => Absence::Restricted,
                 _ => Absence::NeverSet,
@@ -237,7 +239,8 @@ impl Vault {
                         let Some(view) = views[i] else { return };
                         let (origin, expire) = (entry.origin, entry.expire);
                         let shown = |what| Shown { field: entry.field, what, origin: Some(origin), expire };
-                        if expire.is_some_and(|t| t <= now) {
+                        // What a hold keeps beyond its time is read for the hold's purpose alone, which was asked.
+                        if expire.is_some_and(|t| t <= now) && row.state != ClassState::Restricted {
                             opened.push((i, shown(Err(Absence::Expired))));
                             return;
                         }

@@ -59,7 +59,7 @@ impl Vault {
         Ok(page)
     }
 
-    /// Closes a subject: it is read as before, and not written to.
+    /// Closes a subject: it is read as before, and not written to; when the policy's grace is over it is erased.
     pub async fn close_subject(
         &self,
         call: &Call,
@@ -71,7 +71,7 @@ impl Vault {
         self.move_subject(call, id, wanted_etag, request, from, to, Action::CloseSubject).await
     }
 
-    /// Opens a closed subject again.
+    /// Opens a closed subject again; it is not erased then.
     pub async fn reopen_subject(
         &self,
         call: &Call,
@@ -117,6 +117,10 @@ impl Vault {
             change.require(Precondition::SubjectAt { uid: row.uid, revision: row.revision });
             row.state = to;
             row.revision = Revision(row.revision.0 + 1);
+            let noted = match to {
+                SubjectState::Closed => self.schedule_closing(call, &snapshot, &mut row, &mut change)?,
+                _ => self.cancel_closing(call, &mut row, &mut change).await?,
+            };
             let mut entry = call.record(action, Outcome::Ok);
             entry.subject = Some(row.uid);
             let uid = row.uid;
@@ -124,7 +128,12 @@ impl Vault {
             change.note(call.tenant.no, entry.to_bytes());
             self.remember(call, request.as_ref(), &(), &mut change);
             match self.store.commit(change).await {
-                Ok(_) => return self.store.subject_by_uid(uid).await?.ok_or(VaultError::NotFound),
+                Ok(_) => {
+                    if let Some(noted) = noted {
+                        self.ledger(vec![noted]).await?;
+                    }
+                    return self.store.subject_by_uid(uid).await?.ok_or(VaultError::NotFound);
+                }
                 Err(error) => self.retry_or_answer(call, error, request.as_ref()).await?,
             }
         }

@@ -115,7 +115,12 @@ impl Vault {
     pub(crate) async fn reload_tenant(&self, no: TenantNo) -> Result<Arc<Tenant>, VaultError> {
         let rows = self.store.tenants().await?;
         let row = rows.into_iter().find(|row| row.no == no).ok_or(VaultError::NotFound)?;
-        let tenant = Arc::new(self.load_tenant(row).await?);
+        let mut tenant = self.load_tenant(row).await?;
+        if let Some(present) = self.tenants.load().by_no.get(&no) {
+            // One map for all versions of a tenant: a bucket made by a call that holds the former version is in it.
+            tenant.expiries = present.expiries.clone();
+        }
+        let tenant = Arc::new(tenant);
         self.tenants.rcu(|old| {
             let mut by_no: HashMap<_, _> = old.by_no.clone();
             let mut by_name = old.by_name.clone();

@@ -1,4 +1,5 @@
 //! Tests of the whole: over the vault floor, and over a real socket, with a clock that is moved by hand.
 
+mod erase;
 mod harness;
 mod values;

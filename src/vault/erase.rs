@@ -1,0 +1,715 @@
+//! Erasing a subject, or some of its classes, by destroying their keys.
+//!
+//! An erasure is an operation. It is decided against a snapshot and committed with the swap that drops the keys (state
+//! `Committed`); when the old roots are overwritten everywhere it ends, with a signed receipt, an event in the feed and an
+//! audit entry (`Done`, or `PartlyHeld`). Where the keeper cannot be written it is committed as `Accepted`: access is
+//! refused from then on, and a job finishes it. Every change of a subject's or class's *state* raises the subject's
+//! revision, so that two erasures, or an erasure and a hold, never both act on the same snapshot.
+
+use data_encoding::HEXLOWER;
+
+use crate::access::Verb;
+use crate::audit::{Action, Outcome};
+use crate::clock::Timestamp;
+use crate::ids::*;
+use crate::keyring::ledger::{LedgerEntry, LedgerKind};
+use crate::keyring::{SwapError, SwapOp, Swapped};
+use crate::receipt::commitment;
+use crate::storage::*;
+use crate::vault::Vault;
+use crate::vault::call::{Call, Context};
+use crate::vault::error::VaultError;
+use crate::vault::feed::{EventKind, FeedEvent};
+use crate::vault::find::Key;
+use crate::vault::hold::{ledger_entry, require_no_hold};
+use crate::vault::operation::*;
+use crate::vault::request::Request;
+
+/// What an erasure answers.
+#[derive(Debug, Clone)]
+pub struct Erasure {
+    pub operation: Operation,
+    /// Signed canonical JSON, once keys are destroyed.
+    pub receipt: Option<Vec<u8>>,
+    /// Salt of the receipt's commitment; answered to the call that erases and to its repeats only.
+    pub salt: Option<[u8; 32]>,
+}
+
+/// Items deleted together with the swap; the rest of a larger class is swept afterwards.
+pub(crate) const ITEMS_AT_ONCE: u32 = 10_000;
+/// How often an erasure is decided anew before the caller is told.
+pub(crate) const ATTEMPTS: usize = 6;
+
+/// A class whose key is to be dropped.
+pub(crate) struct Drop {
+    pub row: ClassRow,
+    pub slot: Slot,
+    /// It has more items than are deleted with the swap.
+    pub many_items: bool,
+}
+
+/// What an erasure does with one subject.
+pub(crate) struct Plan {
+    pub drops: Vec<Drop>,
+    pub held: Vec<HeldPart>,
+    /// All classes are meant.
+    pub all: bool,
+    pub searchable: bool,
+    pub data_keys: u64,
+}
+
+impl Plan {
+    /// Nothing stays: the row goes and a tombstone comes.
+    pub fn whole(&self) -> bool {
+        self.all && self.held.is_empty()
+    }
+    pub fn erased(&self) -> impl Iterator<Item = ErasedPart> + '_ {
+        self.drops.iter().map(|drop| ErasedPart { class: drop.row.class, through: drop.row.version })
+    }
+    pub fn slots(&self) -> impl Iterator<Item = Slot> + '_ {
+        self.drops.iter().map(|drop| drop.slot)
+    }
+}
+
+impl Vault {
+    /// Erases a subject (`classes` empty), or some of its classes. Classes under a hold stay, restricted to the hold's
+    /// purpose, and are erased by themselves when it ends.
+    ///
+    /// # Errors
+    /// `SubjectErased` where nothing was left to erase; `NotFound` where it holds nothing of these classes.
+    #[allow(clippy::too_many_arguments)] // the parts of one request
+    pub async fn erase_subject(
+        &self,
+        call: &Call,
+        context: &Context,
+        key: &Key,
+        classes: &[ClassNo],
+        request: Option<Request>,
+        wait_final: bool,
+    ) -> Result<Erasure, VaultError> {
+        call.permit(Verb::Erase)?;
+        let known: Option<ObjectId> = self.repeated(call, request.as_ref()).await?;
+        if let Some(id) = known {
+            let (operation, _) = self.operation(call.tenant.no, id).await?;
+            return self.answer_erasure(call, operation, wait_final, true).await;
+        }
+        self.check_classes(call, classes)?;
+        let snapshot = self.resolve(call, context, key).await?;
+        call.permit_for(Verb::Erase, snapshot.subject.group)?;
+        let uid = snapshot.subject.uid;
+        let started = if matches!(snapshot.subject.state, SubjectState::Frozen | SubjectState::Held) {
+            self.take_over(call, uid, classes).await?
+        } else {
+            None
+        };
+        let (operation, former) = match started {
+            Some((operation, revision)) => (operation, Some(revision)),
+            None => {
+                let kind = match classes {
+                    [] => OperationKind::EraseSubject,
+                    _ => OperationKind::EraseClasses,
+                };
+                let mut operation = Operation::new(call, kind, OperationStatus::Accepted);
+                operation.subject = Some(uid);
+                operation.group = snapshot.subject.group;
+                operation.classes = classes.to_vec();
+                operation.commitment = Some(self.commit_to(call, &snapshot.subject, operation.id)?);
+                (operation, None)
+            }
+        };
+        let operation = self.carry_out(call, Some(context), operation, former, request.as_ref()).await?;
+        self.answer_erasure(call, operation, wait_final, true).await
+    }
+
+    /// Many subjects, each with an outcome and a receipt of its own, in the order asked.
+    pub async fn erase_batch(
+        &self,
+        call: &Call,
+        context: &Context,
+        keys: &[Key],
+        classes: &[ClassNo],
+        requests: &[Option<Request>],
+        wait_final: bool,
+    ) -> Result<Vec<Result<Erasure, VaultError>>, VaultError> {
+        call.permit(Verb::Erase)?;
+        self.check_classes(call, classes)?;
+        // Started together, so that they share swaps.
+        let each = keys.iter().enumerate().map(|(i, key)| {
+            let request = requests.get(i).copied().flatten();
+            self.erase_subject(call, context, key, classes, request, wait_final)
+        });
+        Ok(futures_util::future::join_all(each).await)
+    }
+
+    pub(crate) fn check_classes(&self, call: &Call, classes: &[ClassNo]) -> Result<(), VaultError> {
+        let policy = call.tenant.policy()?;
+        match classes.iter().position(|class| policy.class(*class).is_none()) {
+            Some(i) => Err(VaultError::invalid(format!("class_ids[{i}]"), "no class with this number in the policy")),
+            None => Ok(()),
+        }
+    }
+
+    /// The erasure that a frozen or held subject waits for: an explicit erasure goes on with it.
+    async fn take_over(
+        &self,
+        call: &Call,
+        uid: SubjectUid,
+        classes: &[ClassNo],
+    ) -> Result<Option<(Operation, Revision)>, VaultError> {
+        let open = self.open_operations(call.tenant.no, uid).await?;
+        let about_all = |(operation, _): &&(Operation, Revision)| {
+            operation.kind == OperationKind::EraseSubject && !operation.closing && operation.classes.is_empty()
+        };
+        match (open.iter().find(about_all), classes) {
+            (Some(found), []) => Ok(Some(found.clone())),
+            (Some((operation, _)), _) if operation.status == OperationStatus::Scheduled => {
+                Err(VaultError::WrongState("an erasure of the subject is scheduled: cancel it or erase all of it"))
+            }
+            // All of it is on its way already, with these classes.
+            (Some(found), _) if found.0.status == OperationStatus::Accepted => Ok(Some(found.clone())),
+            _ if open.iter().any(|(operation, _)| operation.status == OperationStatus::Scheduled) => {
+                Err(VaultError::WrongState("an erasure of some classes is scheduled: cancel it first"))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Hexadecimal commitment to the id of a subject.
+    pub(crate) fn commit_to(
+        &self,
+        call: &Call,
+        subject: &SubjectRow,
+        operation: ObjectId,
+    ) -> Result<String, VaultError> {
+        let id = call.tenant.open_id(subject.uid, &subject.sealed_id)?;
+        Ok(HEXLOWER.encode(&commitment(call.tenant.no, &id, &salt(call, operation))))
+    }
+
+    /// What an erasure of these classes (none: all) would do with the subject now. `asked` is when it was asked for.
+    pub(crate) async fn plan_erasure(
+        &self,
+        call: &Call,
+        snapshot: &SubjectSnapshot,
+        classes: &[ClassNo],
+        asked: Timestamp,
+    ) -> Result<Plan, VaultError> {
+        let policy = call.tenant.policy()?;
+        let placed = self.holds_on(&snapshot.subject).await?;
+        let placed = self.end_holds(call, placed).await?;
+        let mut plan =
+            Plan { drops: Vec::new(), held: Vec::new(), all: classes.is_empty(), searchable: false, data_keys: 0 };
+        let mut groups = None;
+        for row in &snapshot.classes {
+            let Some(slot) = row.slot.filter(|_| plan.all || classes.contains(&row.class)) else { continue };
+            if let Some(held) = self.held(call, row, &placed, asked).await? {
+                plan.held.push(held);
+                continue;
+            }
+            let rules = || policy.fields().filter(|rule| rule.class == row.class);
+            plan.searchable |= rules().any(|rule| rule.searchable);
+            plan.data_keys += u64::from(row.data_keys_issued);
+            let mut items = 0;
+            if rules().any(|rule| rule.many) {
+                if groups.is_none() {
+                    groups = Some(self.store.item_groups(row.uid, None).await?);
+                }
+                let here = groups.iter().flatten().filter(|group| group.key.class == row.class);
+                items = here.map(|group| u64::from(group.count)).sum();
+            }
+            let many_items = items >= u64::from(ITEMS_AT_ONCE);
+            plan.drops.push(Drop { row: row.clone(), slot, many_items });
+        }
+        Ok(plan)
+    }
+
+    /// The rows' part of a plan: what must still be true, and what changes.
+    pub(crate) fn plan_rows(
+        &self,
+        call: &Call,
+        snapshot: &SubjectSnapshot,
+        plan: &Plan,
+        operation: ObjectId,
+        change: &mut ChangeSet,
+    ) -> Result<(), VaultError> {
+        let policy = call.tenant.policy()?;
+        let subject = &snapshot.subject;
+        let (tenant, uid) = (subject.tenant, subject.uid);
+        change.require(Precondition::SubjectAt { uid, revision: subject.revision });
+        let unchanged = |row: &ClassRow, change: &mut ChangeSet| {
+            if row.state == ClassState::Live {
+                let ClassRow { class, version, revision, .. } = *row;
+                change.require(Precondition::ClassAt { uid, class, version, revision });
+            }
+        };
+        for drop in &plan.drops {
+            unchanged(&drop.row, change);
+            require_no_hold(subject, drop.row.class, change);
+        }
+        if plan.all {
+            // A put that opens a class beside us does not change the subject's row.
+            for class in policy.classes().map(|rule| rule.no) {
+                let version = match snapshot.class(class) {
+                    Some(row) if row.slot.is_some() => continue,
+                    Some(row) => DekVersion(row.version.0 + 1),
+                    None => DekVersion(1),
+                };
+                change.require(Precondition::ClassBelow { uid, class, version });
+            }
+        }
+        for held in &plan.held {
+            let row = snapshot.class(held.class).ok_or(VaultError::DataLoss)?;
+            unchanged(row, change);
+            if row.state != ClassState::Restricted {
+                // The record's own revision stays: nothing in it changes.
+                change.change(Mutation::PutClass(ClassRow { state: ClassState::Restricted, ..row.clone() }));
+            }
+        }
+        for drop in &plan.drops {
+            let class = drop.row.class;
+            if !plan.whole() {
+                for rule in policy.fields().filter(|rule| rule.class == class && rule.searchable) {
+                    change.change(Mutation::DeleteTerms { tenant, uid, field: Some(rule.no) });
+                }
+                change.change(Mutation::PutClass(ClassRow {
+                    slot: None,
+                    state: ClassState::Erased,
+                    revision: Revision(drop.row.revision.0 + 1),
+                    seals: 0,
+                    next_bucket: None,
+                    record: Vec::new(),
+                    ..drop.row.clone()
+                }));
+            }
+            if policy.fields().any(|rule| rule.many && rule.class == class) {
+                change.change(Mutation::DeleteItemsOf { tenant, uid, class, limit: ITEMS_AT_ONCE });
+            }
+            if drop.many_items {
+                let key = [&uid.0.to_be_bytes()[..], &[class.0]].concat();
+                let (kind, revision, body) = (ObjectKind::Sweep, Revision(1), Vec::new());
+                change.change(Mutation::PutObject(ObjectRow { tenant, kind, key, revision, body }));
+            }
+        }
+        if plan.whole() {
+            change.change(Mutation::DeleteTerms { tenant, uid, field: None });
+            change.change(Mutation::DeleteSubject { uid });
+            let digest = subject.digest;
+            change.change(Mutation::PutTombstone(TombstoneRow { tenant, digest, operation, at: call.now }));
+        } else {
+            let state = match subject.state {
+                _ if plan.all => SubjectState::Held,
+                // Frozen for this erasure of some classes, which was scheduled.
+                SubjectState::Frozen => SubjectState::Live,
+                state => state,
+            };
+            let revision = Revision(subject.revision.0 + 1);
+            let due = if plan.all { None } else { subject.due };
+            change.change(Mutation::PutSubject(SubjectRow { state, revision, due, ..subject.clone() }));
+        }
+        Ok(())
+    }
+
+    /// Decides an erasure of one subject and carries it out as far as it goes now; answers the operation's new state.
+    /// `former` is the revision of the operation's stored state, if it has one. May be repeated.
+    pub(crate) async fn carry_out(
+        &self,
+        call: &Call,
+        context: Option<&Context>,
+        operation: Operation,
+        former: Option<Revision>,
+        request: Option<&Request>,
+    ) -> Result<Operation, VaultError> {
+        let tenant = call.tenant.no;
+        let uid = operation.subject.ok_or(VaultError::DataLoss)?;
+        let (mut operation, mut former) = (operation, former);
+        for _ in 0..ATTEMPTS {
+            if let Some(revision) = former {
+                // Another caller or the job may have gone on with it.
+                let (stored, at) = self.operation(tenant, operation.id).await?;
+                match stored.status {
+                    OperationStatus::Committed => return self.settle_committed(call, stored, at).await,
+                    status if status.is_final() => return Ok(stored),
+                    _ if at != revision => (operation, former) = (stored, Some(at)),
+                    _ => {}
+                }
+            }
+            let Some(snapshot) = self.store.subject_by_uid(uid).await? else {
+                return match former {
+                    Some(revision) => self.end_empty(call, operation, revision).await,
+                    None => Err(VaultError::SubjectErased),
+                };
+            };
+            let plan = self.plan_erasure(call, &snapshot, &operation.classes, operation.created).await?;
+            if plan.drops.is_empty() {
+                if !plan.held.is_empty() {
+                    match self.restrict(call, context, &snapshot, &plan, &operation, former, request).await {
+                        Err(VaultError::Conflict) => continue,
+                        done => return done,
+                    }
+                }
+                if !plan.all {
+                    return match former {
+                        Some(revision) => self.end_empty(call, operation, revision).await,
+                        None => Err(VaultError::NotFound),
+                    };
+                }
+            }
+            if plan.searchable {
+                self.owe_search(call).await?;
+            }
+            let next = committed(call, &operation, &plan);
+            let swap = self.erasure_swap(call, context, &snapshot, &plan, &operation, &next, former, request).await?;
+            match self.keyring.swap(tenant, swap).await {
+                Ok(swapped) => {
+                    let revision = Revision(former.map_or(0, |r| r.0) + 1);
+                    return Ok(self.finish(call, next.clone(), revision, swapped).await.unwrap_or_else(|error| {
+                        // The keys are gone; the job writes the receipt.
+                        tracing::warn!(operation = %next.id, %error, "an erasure is committed and not finished yet");
+                        next
+                    }));
+                }
+                Err(SwapError::Conflict(Conflict::Request)) => {
+                    let known: ObjectId = self.repeated(call, request).await?.ok_or(VaultError::Conflict)?;
+                    return Ok(self.operation(tenant, known).await?.0);
+                }
+                Err(SwapError::Conflict(_)) => {}
+                Err(SwapError::KeeperAway(_) | SwapError::Busy) => {
+                    match self.accept(call, context, &snapshot, &plan, &operation, former, request).await {
+                        Err(VaultError::Conflict) => {}
+                        done => return done,
+                    }
+                }
+                Err(SwapError::Unfinished { .. }) => return Ok(next),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(VaultError::Conflict)
+    }
+
+    /// The swap that commits an erasure.
+    #[allow(clippy::too_many_arguments)] // one caller; a struct for it would only rename the list
+    async fn erasure_swap(
+        &self,
+        call: &Call,
+        context: Option<&Context>,
+        snapshot: &SubjectSnapshot,
+        plan: &Plan,
+        operation: &Operation,
+        next: &Operation,
+        former: Option<Revision>,
+        request: Option<&Request>,
+    ) -> Result<SwapOp, VaultError> {
+        let mut change = ChangeSet::default();
+        self.plan_rows(call, snapshot, plan, operation.id, &mut change)?;
+        put_operation(call.tenant.no, next, former.map(|revision| (operation, revision)), &mut change);
+        let mut entry = call.record(Action::EraseCommitted, Outcome::Ok);
+        entry.subject = next.subject;
+        entry.operation = Some(next.id);
+        if let Some(context) = context {
+            // Under the key of a class that stays: what was said about the others dies with them.
+            let stays = |row: &&ClassRow| !plan.drops.iter().any(|drop| drop.row.class == row.class);
+            let staying: Vec<ClassRow> = snapshot.classes.iter().filter(stays).cloned().collect();
+            self.attach_detail(call, context, &mut entry, &staying).await?;
+        }
+        change.note(call.tenant.no, entry.to_bytes());
+        self.remember(call, request, &next.id, &mut change);
+        Ok(SwapOp { slots: plan.slots().collect(), change, ledger: erased_entries(call, next, plan.erased()) })
+    }
+
+    /// Everything is held: restricts it, and waits.
+    #[allow(clippy::too_many_arguments)] // as `erasure_swap`
+    async fn restrict(
+        &self,
+        call: &Call,
+        context: Option<&Context>,
+        snapshot: &SubjectSnapshot,
+        plan: &Plan,
+        operation: &Operation,
+        former: Option<Revision>,
+        request: Option<&Request>,
+    ) -> Result<Operation, VaultError> {
+        let mut next = operation.clone();
+        next.status = OperationStatus::PartlyHeld;
+        next.updated = call.now;
+        next.held = plan.held.clone();
+        next.due = plan.held.iter().filter_map(|held| held.until).min();
+        let already = operation.status == OperationStatus::PartlyHeld && operation.held == next.held;
+        if already && operation.due == next.due {
+            return Ok(next);
+        }
+        let mut change = ChangeSet::default();
+        self.plan_rows(call, snapshot, plan, operation.id, &mut change)?;
+        put_operation(call.tenant.no, &next, former.map(|revision| (operation, revision)), &mut change);
+        let mut entry = call.record(Action::EraseRequested, Outcome::Held);
+        (entry.subject, entry.operation) = (next.subject, Some(next.id));
+        if let Some(context) = context {
+            self.attach_detail(call, context, &mut entry, &snapshot.classes).await?;
+        }
+        change.note(call.tenant.no, entry.to_bytes());
+        let uid = snapshot.subject.uid;
+        let classes = plan.held.iter().map(|held| held.class).collect();
+        FeedEvent::about(call, EventKind::Restricted, uid, classes, next.id).put(call, &mut change);
+        self.remember(call, request, &next.id, &mut change);
+        self.store.commit(change).await?;
+        let entry = |held: &HeldPart| LedgerEntry {
+            class: held.class,
+            until: held.until.unwrap_or(Timestamp(0)),
+            ..ledger_entry(call, LedgerKind::Restricted, uid, next.id)
+        };
+        self.ledger(plan.held.iter().map(entry).collect()).await?;
+        Ok(next)
+    }
+
+    /// The keys cannot be destroyed now: refuses access from here on.
+    #[allow(clippy::too_many_arguments)] // as `erasure_swap`
+    async fn accept(
+        &self,
+        call: &Call,
+        context: Option<&Context>,
+        snapshot: &SubjectSnapshot,
+        plan: &Plan,
+        operation: &Operation,
+        former: Option<Revision>,
+        request: Option<&Request>,
+    ) -> Result<Operation, VaultError> {
+        if former.is_some() && operation.status == OperationStatus::Accepted {
+            return Ok(operation.clone());
+        }
+        let mut next = operation.clone();
+        (next.status, next.updated) = (OperationStatus::Accepted, call.now);
+        // A scheduled date has done its part.
+        next.due = None;
+        let subject = &snapshot.subject;
+        let mut change = ChangeSet::default();
+        change.require(Precondition::SubjectAt { uid: subject.uid, revision: subject.revision });
+        for drop in plan.drops.iter().filter(|drop| !plan.all && drop.row.state == ClassState::Live) {
+            let ClassRow { uid, class, version, revision, .. } = drop.row;
+            change.require(Precondition::ClassAt { uid, class, version, revision });
+            change.change(Mutation::PutClass(ClassRow { state: ClassState::Restricted, ..drop.row.clone() }));
+        }
+        let state = match (plan.all, subject.state) {
+            (true, SubjectState::Live | SubjectState::Closed) => SubjectState::Frozen,
+            (_, state) => state,
+        };
+        let revision = Revision(subject.revision.0 + 1);
+        change.change(Mutation::PutSubject(SubjectRow { state, revision, ..subject.clone() }));
+        put_operation(call.tenant.no, &next, former.map(|revision| (operation, revision)), &mut change);
+        let mut entry = call.record(Action::EraseRequested, Outcome::Ok);
+        (entry.subject, entry.operation) = (next.subject, Some(next.id));
+        if let Some(context) = context {
+            self.attach_detail(call, context, &mut entry, &snapshot.classes).await?;
+        }
+        change.note(call.tenant.no, entry.to_bytes());
+        self.remember(call, request, &next.id, &mut change);
+        self.store.commit(change).await?;
+        // The keeper that is away holds the ledger too; where only the queue was full, it takes the entry.
+        let entry = ledger_entry(call, LedgerKind::Accepted, subject.uid, next.id);
+        if let Err(error) = self.ledger(vec![entry]).await {
+            tracing::warn!(operation = %next.id, %error, "an accepted erasure is not in the ledger yet");
+        }
+        Ok(next)
+    }
+
+    /// Nothing was left for it to do: another erasure was there before.
+    async fn end_empty(&self, call: &Call, operation: Operation, revision: Revision) -> Result<Operation, VaultError> {
+        let status = match operation.status {
+            OperationStatus::Scheduled => OperationStatus::Cancelled,
+            _ => OperationStatus::Done,
+        };
+        let mut next = operation.clone();
+        (next.status, next.updated, next.held, next.due) = (status, call.now, Vec::new(), None);
+        let change = ChangeSet::default();
+        self.advance_operation(call, &operation, revision, &next, Action::CancelErasure, change).await?;
+        Ok(next)
+    }
+
+    /// Step 6: the keys are gone everywhere.
+    pub(crate) async fn finish(
+        &self,
+        call: &Call,
+        operation: Operation,
+        revision: Revision,
+        swapped: Swapped,
+    ) -> Result<Operation, VaultError> {
+        let mut next = operation.clone();
+        next.status = if next.held.is_empty() { OperationStatus::Done } else { OperationStatus::PartlyHeld };
+        next.due = next.held.iter().filter_map(|held| held.until).min();
+        next.updated = call.tenant.time(self.clock.now());
+        next.erased_at = Some(call.tenant.time(swapped.at));
+        next.generation = Some(swapped.generation);
+        if next.searchable {
+            next.search_expires_at = Some(self.owe_search(call).await?);
+        }
+        let mut change = ChangeSet::default();
+        self.put_receipt(call, &next, revision, &mut change).await?;
+        if let Some(uid) = next.subject {
+            let classes = next.erased.iter().map(|part| part.class).collect();
+            FeedEvent::about(call, EventKind::Erased, uid, classes, next.id).put(call, &mut change);
+            if !next.held.is_empty() {
+                let classes = next.held.iter().map(|part| part.class).collect();
+                FeedEvent::about(call, EventKind::Restricted, uid, classes, next.id).put(call, &mut change);
+            }
+        }
+        match self.advance_operation(call, &operation, revision, &next, Action::Erased, change).await {
+            Ok(_) => Ok(next),
+            // The job was faster.
+            Err(VaultError::Conflict) => Ok(self.operation(call.tenant.no, next.id).await?.0),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Finishes an erasure that was found `Committed`: steps 4 to 6 again, which may be repeated.
+    pub(crate) async fn settle_committed(
+        &self,
+        call: &Call,
+        operation: Operation,
+        revision: Revision,
+    ) -> Result<Operation, VaultError> {
+        let generation = self.keyring.generation(call.tenant.no).unwrap_or(Generation(0));
+        let mut entries = erased_entries(call, &operation, operation.erased.iter().cloned());
+        entries.iter_mut().for_each(|entry| entry.generation = generation);
+        match self.keyring.settle(call.tenant.no, entries).await {
+            Ok(swapped) => self.finish(call, operation, revision, swapped).await,
+            Err(SwapError::Unfinished { .. } | SwapError::KeeperAway(_) | SwapError::Busy) => Ok(operation),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The state of an erasure for its caller; waits for its end where asked.
+    pub(crate) async fn answer_erasure(
+        &self,
+        call: &Call,
+        operation: Operation,
+        wait_final: bool,
+        with_salt: bool,
+    ) -> Result<Erasure, VaultError> {
+        let mut operation = operation;
+        while wait_final
+            && matches!(
+                operation.status,
+                OperationStatus::Accepted | OperationStatus::Committed | OperationStatus::Running
+            )
+        {
+            // Until the caller's deadline drops this future.
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            operation = self.operation(call.tenant.no, operation.id).await?.0;
+            if matches!(operation.status, OperationStatus::Accepted | OperationStatus::Committed) {
+                let (stored, revision) = self.operation(call.tenant.no, operation.id).await?;
+                operation = self.drive(call, stored, revision).await?;
+            }
+        }
+        let receipt = self.stored_receipt(call.tenant.no, operation.id).await?;
+        let salt = with_salt.then(|| salt(call, operation.id));
+        Ok(Erasure { operation, receipt, salt })
+    }
+
+    /// Goes on with an unfinished operation about one subject, as far as it goes now.
+    pub(crate) async fn drive(
+        &self,
+        call: &Call,
+        operation: Operation,
+        revision: Revision,
+    ) -> Result<Operation, VaultError> {
+        match operation.status {
+            OperationStatus::Committed => self.settle_committed(call, operation, revision).await,
+            OperationStatus::Accepted | OperationStatus::PartlyHeld | OperationStatus::Scheduled
+                if operation.subject.is_some() =>
+            {
+                Box::pin(self.carry_out(call, None, operation, Some(revision), None)).await
+            }
+            _ => Ok(operation),
+        }
+    }
+
+    /// Erasures of a subject that waited for a hold go on; answers those that did.
+    pub(crate) async fn resume_held(&self, call: &Call, uid: SubjectUid) -> Result<Vec<ObjectId>, VaultError> {
+        let mut resumed = Vec::new();
+        for (operation, revision) in self.open_operations(call.tenant.no, uid).await? {
+            if operation.status == OperationStatus::PartlyHeld {
+                let (id, held) = (operation.id, operation.held.clone());
+                let after = self.drive(call, operation, revision).await?;
+                if after.held != held || after.status != OperationStatus::PartlyHeld {
+                    resumed.push(id);
+                }
+            }
+        }
+        Ok(resumed)
+    }
+
+    /// As [`Self::resume_held`] for every subject of a group.
+    pub(crate) async fn resume_group(&self, call: &Call, group: Option<GroupNo>) -> Result<Vec<ObjectId>, VaultError> {
+        let (mut resumed, mut after) = (Vec::new(), SubjectUid(0));
+        loop {
+            let page = self.store.list_subjects(call.tenant.no, group, after, 1000).await?;
+            for snapshot in &page.rows {
+                after = snapshot.subject.uid;
+                if snapshot.classes.iter().any(|row| row.state == ClassState::Restricted) {
+                    resumed.extend(self.resume_held(call, after).await?);
+                }
+            }
+            if !page.more {
+                return Ok(resumed);
+            }
+        }
+    }
+
+    /// Notes that something searchable is erased under the present index secret, and answers the latest time at which
+    /// that secret will be destroyed. Called before the keys go and again after: a rotation may have ended in between.
+    pub(crate) async fn owe_search(&self, call: &Call) -> Result<Timestamp, VaultError> {
+        let horizon = self.options.search_horizon_days;
+        let tenant = self.tenant(call.tenant.no)?;
+        let owed = |settings: &crate::vault::tenant::TenantSettings| settings.index_owed_since;
+        if let Some(since) = owed(&tenant.settings) {
+            return Ok(since.plus_days(horizon));
+        }
+        let now = tenant.time(self.clock.now());
+        let mut record = call.record(Action::UpdateTenant, Outcome::Ok);
+        record.actor = ActorId(0);
+        let tenant = self
+            .edit_settings(tenant.no, None, record, |settings| {
+                settings.index_owed_since.get_or_insert(now);
+                Ok(())
+            })
+            .await?;
+        Ok(owed(&tenant.settings).unwrap_or(now).plus_days(horizon))
+    }
+}
+
+/// The committed state of an operation with what this plan adds to it.
+fn committed(call: &Call, operation: &Operation, plan: &Plan) -> Operation {
+    let mut next = operation.clone();
+    (next.status, next.updated, next.due) = (OperationStatus::Committed, call.now, None);
+    for part in plan.erased() {
+        next.erased.retain(|former| former.class != part.class);
+        next.erased.push(part);
+    }
+    next.erased.sort_by_key(|part| part.class);
+    next.held = plan.held.clone();
+    next.data_keys_issued += plan.data_keys;
+    next.searchable |= plan.searchable;
+    (next.done, next.total) = (1, 1);
+    next
+}
+
+/// What the ledger says of an erasure: every class with the versions that are gone.
+pub(crate) fn erased_entries(
+    call: &Call,
+    operation: &Operation,
+    parts: impl Iterator<Item = ErasedPart>,
+) -> Vec<LedgerEntry> {
+    let uid = operation.subject.unwrap_or(SubjectUid(0));
+    let entry = |part: ErasedPart| LedgerEntry {
+        class: part.class,
+        version: part.through,
+        ..ledger_entry(call, LedgerKind::Erased, uid, operation.id)
+    };
+    parts.map(entry).collect()
+}
+
+/// Salt of an operation's commitment: the vault can make it again and does not store it.
+pub(crate) fn salt(call: &Call, operation: ObjectId) -> [u8; 32] {
+    let id = operation.0.as_bytes();
+    let mut out = [0; 32];
+    out[..16].copy_from_slice(&call.tenant.token_mac(&[b"salt", id, &[0]]));
+    out[16..].copy_from_slice(&call.tenant.token_mac(&[b"salt", id, &[1]]));
+    out
+}
