@@ -35,6 +35,16 @@ pub const STALLED: &str = "pii_vault_stalled_total";
 /// Counter by `outcome` (`ok`, `failed`): reads of the certificate files after the start.
 pub const CERTIFICATE_RELOADS: &str = "pii_vault_certificate_reloads_total";
 
+// ---- metrics: access keys
+
+/// Counter by `why` (`form`, `forged`, `unknown`, `wrong`, `revoked`, ...; `known`: refused before): keys that opened nothing.
+/// For operators; callers are not told.
+pub const KEYS_REFUSED: &str = "pii_vault_access_keys_refused_total";
+/// Counter: runs of Argon2id over an access key.
+pub const KEYS_VERIFIED: &str = "pii_vault_access_keys_verified_total";
+/// Counter: first uses of a key that found no room in time.
+pub const KEYS_SHED: &str = "pii_vault_access_keys_shed_total";
+
 /// Every metric above, with its help text.
 const DESCRIBED: &[(&str, &str)] = &[
     (CONNECTIONS, "Connections now"),
@@ -46,6 +56,9 @@ const DESCRIBED: &[(&str, &str)] = &[
     (CALLS_SHED, "Calls refused because too many were in flight"),
     (STALLED, "Calls ended because the client stopped sending or reading"),
     (CERTIFICATE_RELOADS, "Reads of the certificate files after the start"),
+    (KEYS_REFUSED, "Access keys that opened nothing, by cause"),
+    (KEYS_VERIFIED, "Runs of Argon2id over an access key"),
+    (KEYS_SHED, "First uses of a key that found no room in time"),
 ];
 
 /// Bounds of duration histograms, in seconds: 50 µs to 30 s.

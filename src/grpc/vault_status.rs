@@ -65,6 +65,7 @@ impl From<VaultError> for Status {
                 let delay = Duration::from_secs(1);
                 retry_later(Code::Unavailable, Reason::AuditUnavailable, "the audit cannot be written", delay, &[])
             }
+            VaultError::NoThreads(_) => logged(&error),
             VaultError::DataLoss => data_loss(),
             VaultError::Keyring(error) => keyring(error),
             VaultError::Store(error) => store(error),

@@ -5,12 +5,14 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use zeroize::Zeroizing;
 
 use crate::clock::Clock;
 use crate::config::{Config, RootKekSource};
 use crate::crypto::keys::RootKek;
+use crate::crypto::password::Argon2Cost;
 use crate::ids::*;
 use crate::keyring::keeper::FileKeeper;
 use crate::keyring::keeper::{Keeper, KeeperError};
@@ -145,6 +147,21 @@ fn keyring_options(config: &Config, clock: Arc<dyn Clock>) -> KeyringOptions {
     options
 }
 
+fn vault_options(config: &Config) -> VaultOptions {
+    let mut options = VaultOptions::new();
+    let (from, argon2) = (&config.argon2, &mut options.argon2);
+    argon2.cost = Argon2Cost { memory_kib: from.memory_kib, passes: from.iterations, lanes: from.parallelism };
+    argon2.limit_kib = argon2.limit_kib.max(from.memory_kib);
+    if from.concurrency > 0 {
+        argon2.threads = from.concurrency;
+    }
+    argon2.queue = from.queue;
+    argon2.wait = Duration::from_millis(from.max_wait_ms);
+    options.access_cache.entries = config.cache.access_keys;
+    options.access_cache.accepted_for = Duration::from_secs(config.cache.access_key_s);
+    options
+}
+
 /// Makes a vault: root key (where it is a file that is not there yet), keeper, database, tenant 0, and the first
 /// operator's access key. Refuses to touch anything that exists.
 pub async fn init(config: &Config, clock: Arc<dyn Clock>) -> Result<Initialised, InitError> {
@@ -179,7 +196,9 @@ pub async fn init(config: &Config, clock: Arc<dyn Clock>) -> Result<Initialised,
     let keyring = Keyring::init(store.clone(), keeper, kek, options, row, ChangeSet::default()).await;
     let keyring = keyring.map_err(NodeError::from)?;
     let node = assemble(config, store, keyring, clock).await?;
-    let operator_key = Zeroizing::new(String::new());
+    let name = Name::parse("access key", "first-operator").expect("a constant of the right form");
+    let issued = node.vault.issue_first_key(name).await.map_err(NodeError::from)?;
+    let operator_key = issued.text.ok_or(NodeError::Vault(VaultError::Conflict))?;
     let made = Initialised { vault, public_key: node.keyring.signing().public(), operator_key };
     node.close().await;
     Ok(made)
@@ -229,6 +248,6 @@ async fn assemble(
         tracing::warn!(bytes = recovered.torn_bytes, "the read audit ended in a frame that was never acknowledged");
     }
     let read_log = Arc::new(read_log);
-    let vault = Vault::open(store.clone(), keyring.clone(), read_log.clone(), clock, VaultOptions::new()).await?;
+    let vault = Vault::open(store.clone(), keyring.clone(), read_log.clone(), clock, vault_options(config)).await?;
     Ok(Node { vault, store, keyring, read_log })
 }

@@ -98,6 +98,9 @@ pub enum VaultError {
     ClockUnsafe,
     #[error("the audit cannot be written")]
     AuditUnavailable,
+    /// The operating system gives no threads for checking keys.
+    #[error("no threads for checking access keys")]
+    NoThreads(#[source] std::sync::Arc<std::io::Error>),
     /// A stored value does not open or is not what was stored.
     #[error("stored data does not open")]
     DataLoss,

@@ -204,7 +204,11 @@ impl Vault {
             change.note(tenant, call.record(Action::CreateGroup, Outcome::Ok).to_bytes());
             self.remember(call, request.as_ref(), &no, &mut change);
             match self.store.commit(change).await {
-                Ok(_) => return Ok(no),
+                Ok(_) => {
+                    // Roles of the policy may name a group before it is there.
+                    self.roles_changed(tenant);
+                    return Ok(no);
+                }
                 Err(error) => self.retry_or_answer(call, error, request.as_ref()).await?,
             }
         }

@@ -499,6 +499,7 @@ impl Vault {
             Decision::Allow { view, .. } => view,
             decision => return Err(VaultError::refused(policy, &ask, rule.no, &decision)),
         };
+        self.count_subject(call, snapshot.subject.uid)?;
         let Some(row) = row else { return Ok(None) };
         if row.state == ClassState::Restricted && held_for.is_none() {
             return Err(VaultError::WrongState("the class is restricted"));

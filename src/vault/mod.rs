@@ -5,9 +5,11 @@
 //! makes the audit entry durable before it answers.
 
 pub mod access_cache;
+pub mod access_keys;
 pub mod admission;
 pub mod approval;
 pub mod audit_read;
+pub mod authenticate;
 pub mod bulk;
 pub mod call;
 pub mod erase;
@@ -23,10 +25,13 @@ pub mod operation;
 pub mod read;
 pub mod record;
 pub mod request;
+pub mod roles;
 pub mod schedule;
 pub mod subject;
+pub mod subject_limit;
 pub mod tenant;
 pub mod tenants;
+pub mod test_access;
 pub mod write;
 
 use std::collections::HashMap;
@@ -55,12 +60,21 @@ pub struct VaultOptions {
     pub future_tolerance_ms: i64,
     /// Within so many days of an erasure of something searchable the index secret is rotated and the old one destroyed.
     pub search_horizon_days: i64,
+    /// Cost and admission of Argon2id for access keys.
+    pub argon2: admission::Argon2Options,
+    /// What is remembered about access keys.
+    pub access_cache: access_cache::AccessCacheOptions,
 }
 
 impl VaultOptions {
-    /// Five minutes of tolerance, thirty days until index secrets go.
+    /// Five minutes of tolerance, thirty days until index secrets go, and the defaults of the parts.
     pub fn new() -> Self {
-        VaultOptions { future_tolerance_ms: 300_000, search_horizon_days: 30 }
+        VaultOptions {
+            future_tolerance_ms: 300_000,
+            search_horizon_days: 30,
+            argon2: admission::Argon2Options::default(),
+            access_cache: access_cache::AccessCacheOptions::default(),
+        }
     }
 }
 
@@ -79,6 +93,7 @@ pub struct Vault {
     clock: Arc<dyn Clock>,
     options: VaultOptions,
     tenants: ArcSwap<Tenants>,
+    access: authenticate::Access,
     /// One change of a tenant's settings, policy, roles or buckets at a time.
     settings: tokio::sync::Mutex<()>,
 }

@@ -194,6 +194,7 @@ impl Vault {
             let field = wanted.fields.first().ok_or(VaultError::NotFound)?;
             return Err(VaultError::refused(policy, ask, *field, &policy.decide(ask, *field, None)));
         }
+        self.count_subject(call, subject.uid)?;
         for row in &snapshot.classes {
             let in_class = |shown: &Shown| policy.field(shown.field).is_some_and(|rule| rule.class == row.class);
             if values.iter().zip(&views).any(|(v, view)| view.is_some() && in_class(v)) {

@@ -16,6 +16,7 @@ use crate::policy::compiled::Policy;
 use crate::policy::file::Finding;
 use crate::storage::readlog::ReadLog;
 use crate::storage::*;
+use crate::vault::authenticate::Access;
 use crate::vault::call::Call;
 use crate::vault::error::{DenialKind, VaultError, Violation};
 use crate::vault::tenant::{Tenant, TenantKind, TenantSettings};
@@ -74,7 +75,9 @@ impl Vault {
         clock: Arc<dyn Clock>,
         options: VaultOptions,
     ) -> Result<Arc<Vault>, VaultError> {
+        let access = Access::new(&keyring, clock.clone(), options.argon2.clone(), options.access_cache)?;
         let vault = Vault {
+            access,
             store,
             keyring,
             read_log,
@@ -91,6 +94,7 @@ impl Vault {
             }
         }
         vault.tenants.store(Arc::new(tenants));
+        vault.load_keys().await?;
         Ok(Arc::new(vault))
     }
 
@@ -131,8 +135,9 @@ impl Vault {
         Ok(tenant)
     }
 
-    /// Takes a tenant out of the calls' sight.
+    /// Takes a tenant and its access keys out of the calls' sight.
     pub(crate) fn unload_tenant(&self, no: TenantNo) {
+        self.forget_keys(no);
         self.tenants.rcu(|old| {
             let mut by_no = old.by_no.clone();
             by_no.remove(&no);
