@@ -1,15 +1,19 @@
 //! Approvals: what a second person must agree to first. One use, for one subject, fields, purpose and reference; who
 //! approves is not who asked.
 
+use std::sync::Arc;
+
 use crate::access::{FieldSet, PurposeSet, Verb, VerbSet, View};
 use crate::audit::{Action, Fields, Outcome};
-use crate::auth::{Approval, ApprovalError, ApprovalUse};
+use crate::auth::{Approval, ApprovalError, ApprovalState, ApprovalUse};
 use crate::clock::Timestamp;
 use crate::ids::*;
 use crate::storage::*;
 use crate::vault::Vault;
 use crate::vault::call::{Call, Context};
 use crate::vault::error::{DenialKind, VaultError};
+use crate::vault::request::Request;
+use crate::vault::tenant::Tenant;
 
 /// What is asked to be approved.
 pub struct ApprovalAsk {
@@ -52,15 +56,27 @@ impl Vault {
         change.change(Mutation::PutObject(ObjectRow { tenant, kind, key, revision, body: approval.to_bytes() }));
     }
 
-    /// Asks for an approval.
-    pub async fn request_approval(&self, call: &Call, ask: ApprovalAsk) -> Result<Approval, VaultError> {
+    /// Asks for an approval. `None` when it was only checked.
+    pub async fn request_approval(
+        &self,
+        call: &Call,
+        ask: ApprovalAsk,
+        request: Option<Request>,
+        validate_only: bool,
+    ) -> Result<Option<Approval>, VaultError> {
         call.permit(Verb::Request)?;
+        if let Some(id) = self.repeated::<ObjectId>(call, request.as_ref()).await? {
+            return Ok(Some(self.approval(call, id).await?.0));
+        }
         let subject = match &ask.subject {
             Some(id) => Some(self.resolve_id(call, id).await?.subject.uid),
             None => None,
         };
         if ask.expires <= call.now || ask.expires > call.now.plus_days(7) {
             return Err(VaultError::invalid("expire_time", "must be in the future, at most 7 days ahead"));
+        }
+        if validate_only {
+            return Ok(None);
         }
         let approval = Approval {
             id: ObjectId::random(),
@@ -82,13 +98,23 @@ impl Vault {
         entry.subject = subject;
         entry.operation = Some(approval.id);
         change.note(call.tenant.no, entry.to_bytes());
+        self.remember(call, request.as_ref(), &approval.id, &mut change);
         self.store.commit(change).await?;
-        Ok(approval)
+        Ok(Some(approval))
     }
 
     /// Says yes or no to what another asked for.
-    pub async fn decide_approval(&self, call: &Call, id: ObjectId, yes: bool) -> Result<Approval, VaultError> {
+    pub async fn decide_approval(
+        &self,
+        call: &Call,
+        id: ObjectId,
+        yes: bool,
+        request: Option<Request>,
+    ) -> Result<Approval, VaultError> {
         call.permit(Verb::Approve)?;
+        if self.repeated::<ObjectId>(call, request.as_ref()).await?.is_some() {
+            return Ok(self.approval(call, id).await?.0);
+        }
         let (approval, revision) = self.approval(call, id).await?;
         let decided = approval.decide(call.principal.actor, yes, call.now)?;
         let mut change = ChangeSet::default();
@@ -98,24 +124,63 @@ impl Vault {
         entry.subject = decided.subject;
         entry.operation = Some(id);
         change.note(call.tenant.no, entry.to_bytes());
+        self.remember(call, request.as_ref(), &id, &mut change);
         self.store.commit(change).await?;
         Ok(decided)
     }
 
-    /// Approvals, by id.
+    /// Approvals, the newest first, after `after`; with `states`, only those.
     pub async fn list_approvals(
         &self,
         call: &Call,
-        after: Option<ObjectId>,
+        states: &[ApprovalState],
+        after: Option<(Timestamp, ObjectId)>,
         limit: u32,
     ) -> Result<Page<Approval>, VaultError> {
         if call.permit(Verb::Approve).is_err() {
             call.permit(Verb::Request)?;
         }
-        let after = after.map_or(Vec::new(), |id| id.0.as_bytes().to_vec());
-        let page = self.store.objects(call.tenant.no, ObjectKind::Approval, Vec::new(), after, limit).await?;
-        let rows = page.rows.iter().map(|row| Approval::from_bytes(&row.body).ok_or(VaultError::DataLoss));
-        Ok(Page { rows: rows.collect::<Result<_, _>>()?, more: page.more })
+        // They are stored by their random ids and are few: all are read and put in order.
+        let (mut rows, mut from) = (Vec::new(), Vec::new());
+        loop {
+            let page = self.store.objects(call.tenant.no, ObjectKind::Approval, Vec::new(), from, 1_000).await?;
+            for row in &page.rows {
+                let approval = Approval::from_bytes(&row.body).ok_or(VaultError::DataLoss)?;
+                let older = after.is_none_or(|after| (approval.requested_at, approval.id) < after);
+                if older && (states.is_empty() || states.contains(&approval.state(call.now))) {
+                    rows.push(approval);
+                }
+            }
+            match page.rows.last() {
+                Some(last) if page.more => from = last.key.clone(),
+                _ => break,
+            }
+        }
+        rows.sort_unstable_by_key(|approval| std::cmp::Reverse((approval.requested_at, approval.id)));
+        let more = rows.len() > limit as usize;
+        rows.truncate(limit as usize);
+        Ok(Page { rows, more })
+    }
+
+    /// The tenant in which an approval was asked for, among all: for operators.
+    pub async fn tenant_of_approval(&self, id: ObjectId) -> Result<Option<Arc<Tenant>>, VaultError> {
+        for tenant in self.live_tenants() {
+            let key = id.0.as_bytes().to_vec();
+            if self.store.object(tenant.no, ObjectKind::Approval, key).await?.is_some() {
+                return Ok(Some(tenant));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The caller's id of a subject of the call's tenant; `None` once it was erased.
+    pub async fn id_of_subject(&self, call: &Call, uid: SubjectUid) -> Result<Option<SubjectId>, VaultError> {
+        match self.store.subject_by_uid(uid).await? {
+            Some(found) if found.subject.tenant == call.tenant.no => {
+                call.tenant.open_id(uid, &found.subject.sealed_id).map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 
     /// Uses up the approval that the call names, if it names one: from here on it cannot be used again, whether the call
