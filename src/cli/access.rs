@@ -25,6 +25,8 @@ const KEY: &[Col] = &[
     Col("ISSUED BY", "issued_by"),
     Col("ISSUED", "create_time"),
     Col("EXPIRES", "expire_time"),
+    Col("LAST USED", "use_time"),
+    Col("SUBJECTS/H", "subjects_per_hour"),
     Col("REVOKED", "revoke_time"),
     Col("CERTIFICATE", "certificate_sha256"),
 ];
@@ -123,6 +125,9 @@ Examples:
         /// SHA-256 of the client certificate (DER) it is bound to, in hexadecimal
         #[arg(long, value_name = "HEX")]
         certificate_sha256: Option<String>,
+        /// Most different people whose values it may read in an hour
+        #[arg(long, value_name = "NUMBER", default_value_t = 0, hide_default_value = true)]
+        subjects_per_hour: u32,
         /// File to write the text to
         #[arg(long, short = 'o', value_name = "FILE")]
         output: Option<PathBuf>,
@@ -173,16 +178,17 @@ Examples:
 /// `access-key`
 pub async fn access_key(s: &Session, yes: bool, command: AccessKey) -> Result<(), CliError> {
     match command {
-        AccessKey::Issue { name, roles, operator, expires, certificate_sha256, output, write } => {
+        AccessKey::Issue { name, roles, operator, expires, certificate_sha256, subjects_per_hour, output, write } => {
             let request = pb::IssueAccessKeyRequest {
                 name,
                 role_ids: s.numbers(Noun::Role, &roles).await?,
                 expire_time: args::at(s, expires),
                 certificate_sha256: sha256(&certificate_sha256)?,
                 tenant: if operator { String::new() } else { s.tenant() },
-                request_id: write.id(s),
+                request_id: write.id(),
                 validate_only: write.validate_only,
                 operator,
+                subjects_per_hour,
             };
             let answer = s.access().issue_access_key(request).await?.into_inner();
             hand_out(s, &answer.text, output, || wire(&answer))?;
@@ -331,7 +337,7 @@ pub async fn role(s: &Session, command: Role) -> Result<(), CliError> {
             let request = pb::CreateRoleRequest {
                 role: Some(pb::Role { name, grants, ..Default::default() }),
                 tenant: s.tenant(),
-                request_id: write.id(s),
+                request_id: write.id(),
                 validate_only: write.validate_only,
             };
             show_role(s, s.access().create_role(request).await?.into_inner().role).await
@@ -348,7 +354,7 @@ pub async fn role(s: &Session, command: Role) -> Result<(), CliError> {
             let request = pb::UpdateRoleRequest {
                 role: Some(pb::Role { role_id, name, grants, etag, ..Default::default() }),
                 tenant: s.tenant(),
-                request_id: write.id(s),
+                request_id: write.id(),
                 validate_only: write.validate_only,
             };
             show_role(s, s.access().update_role(request).await?.into_inner().role).await
@@ -503,7 +509,7 @@ pub async fn approval(s: &Session, command: Approval) -> Result<(), CliError> {
                 grant: Some(grant),
                 reference,
                 expire_time: args::at(s, expires),
-                request_id: write.id(s),
+                request_id: write.id(),
                 validate_only: write.validate_only,
                 tenant: s.tenant(),
             };

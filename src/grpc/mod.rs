@@ -1,5 +1,6 @@
 //! Floor 6, the network: connections, limits, deadlines, errors, and a file per service.
 
+pub mod access_service;
 pub mod audit_service;
 pub mod call;
 pub mod convert;
