@@ -185,7 +185,7 @@ pub async fn access_key(s: &Session, yes: bool, command: AccessKey) -> Result<()
                 expire_time: args::at(s, expires),
                 certificate_sha256: sha256(&certificate_sha256)?,
                 tenant: if operator { String::new() } else { s.tenant() },
-                request_id: write.id(),
+                request_id: write.id(s),
                 validate_only: write.validate_only,
                 operator,
                 subjects_per_hour,
@@ -337,7 +337,7 @@ pub async fn role(s: &Session, command: Role) -> Result<(), CliError> {
             let request = pb::CreateRoleRequest {
                 role: Some(pb::Role { name, grants, ..Default::default() }),
                 tenant: s.tenant(),
-                request_id: write.id(),
+                request_id: write.id(s),
                 validate_only: write.validate_only,
             };
             show_role(s, s.access().create_role(request).await?.into_inner().role).await
@@ -354,7 +354,7 @@ pub async fn role(s: &Session, command: Role) -> Result<(), CliError> {
             let request = pb::UpdateRoleRequest {
                 role: Some(pb::Role { role_id, name, grants, etag, ..Default::default() }),
                 tenant: s.tenant(),
-                request_id: write.id(),
+                request_id: write.id(s),
                 validate_only: write.validate_only,
             };
             show_role(s, s.access().update_role(request).await?.into_inner().role).await
@@ -509,7 +509,7 @@ pub async fn approval(s: &Session, command: Approval) -> Result<(), CliError> {
                 grant: Some(grant),
                 reference,
                 expire_time: args::at(s, expires),
-                request_id: write.id(),
+                request_id: write.id(s),
                 validate_only: write.validate_only,
                 tenant: s.tenant(),
             };

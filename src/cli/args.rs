@@ -119,9 +119,11 @@ pub struct WriteArgs {
 }
 
 impl WriteArgs {
-    /// The request id.
-    pub fn id(&self) -> String {
-        self.request_id.clone().unwrap_or_else(new_id)
+    /// The request id. The session remembers it: after a timeout whoever asked must know it to repeat the write.
+    pub fn id(&self, s: &Session) -> String {
+        let id = self.request_id.clone().unwrap_or_else(new_id);
+        s.wrote(&id);
+        id
     }
 }
 

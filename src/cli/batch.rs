@@ -173,7 +173,7 @@ async fn send_puts(
         puts,
         context: context.clone(),
         atomic: a.atomic,
-        request_id: a.write.id(),
+        request_id: a.write.id(s),
         validate_only: a.write.validate_only,
     };
     let answer = s.records().batch_put_fields(request).await?.into_inner();

@@ -258,8 +258,8 @@ pub async fn erase(s: &Session, yes: bool, command: Erase) -> Result<(), CliErro
                 key: Some(key.key(s).await?),
                 class_ids: s.numbers(Noun::Class, &classes).await?,
                 context: how.context.context(s).await?,
-                request_id: how.write.id(),
-                wait_final: how.wait,
+                request_id: how.write.id(s),
+                wait_final: false,
                 validate_only: how.write.validate_only,
             };
             finish(s, &how, s.erasures().erase_subject(request).await?.into_inner().erasure).await
@@ -270,8 +270,8 @@ pub async fn erase(s: &Session, yes: bool, command: Erase) -> Result<(), CliErro
                 key: Some(key.key(s).await?),
                 class_id: s.number(Noun::Class, &class).await?,
                 context: how.context.context(s).await?,
-                request_id: how.write.id(),
-                wait_final: how.wait,
+                request_id: how.write.id(s),
+                wait_final: false,
                 validate_only: how.write.validate_only,
             };
             finish(s, &how, s.erasures().erase_class(request).await?.into_inner().erasure).await
@@ -284,8 +284,8 @@ pub async fn erase(s: &Session, yes: bool, command: Erase) -> Result<(), CliErro
                 key: Some(key.key(s).await?),
                 select: Some(pb::Selector { field_ids, ..Default::default() }),
                 context: how.context.context(s).await?,
-                request_id: how.write.id(),
-                wait_final: how.wait,
+                request_id: how.write.id(s),
+                wait_final: false,
                 etag: etag.unwrap_or_default(),
                 validate_only: how.write.validate_only,
             };
@@ -300,8 +300,8 @@ pub async fn erase(s: &Session, yes: bool, command: Erase) -> Result<(), CliErro
                 field: String::new(),
                 items,
                 context: how.context.context(s).await?,
-                request_id: how.write.id(),
-                wait_final: how.wait,
+                request_id: how.write.id(s),
+                wait_final: false,
                 validate_only: how.write.validate_only,
             };
             finish(s, &how, s.erasures().erase_items(request).await?.into_inner().erasure).await
@@ -312,8 +312,7 @@ pub async fn erase(s: &Session, yes: bool, command: Erase) -> Result<(), CliErro
             let request = pb::EraseGroupRequest {
                 group,
                 context: how.context.context(s).await?,
-                request_id: how.write.id(),
-                // A large group takes longer than a deadline; --wait follows its operation instead.
+                request_id: how.write.id(s),
                 wait_final: false,
                 validate_only: how.write.validate_only,
             };
@@ -337,7 +336,7 @@ pub async fn erase(s: &Session, yes: bool, command: Erase) -> Result<(), CliErro
                 class_ids: s.numbers(Noun::Class, &target.classes).await?,
                 schedule_time: args::at(s, at),
                 context: target.context.context(s).await?,
-                request_id: write.id(),
+                request_id: write.id(s),
                 validate_only: write.validate_only,
             };
             show(s, s.erasures().schedule_erasure(request).await?.into_inner().erasure.unwrap_or_default()).await
@@ -400,7 +399,8 @@ async fn finish(s: &Session, how: &HowArgs, erasure: Option<pb::Erasure>) -> Res
     show(s, erasure).await
 }
 
-/// Follows the operation of a PENDING erasure to its end.
+/// Follows the operation of a PENDING erasure to its end. The calls do not ask the server to wait: a large erasure takes
+/// longer than a deadline, and a stream shows how far it is.
 async fn wait_for(s: &Session, erasure: pb::Erasure) -> Result<pb::Erasure, CliError> {
     if erasure.status() != pb::ErasureStatus::Pending {
         return Ok(erasure);

@@ -24,6 +24,15 @@ pub const EXIT_CODES: &[(u8, &str)] = &[
     (9, "not confirmed: nothing was done"),
 ];
 
+/// What an error must name.
+#[derive(Debug, Default)]
+pub struct LastIds {
+    /// `x-request-id` of the last call, by which the server's log knows it.
+    pub call: String,
+    /// `request_id` of the last write that can be repeated with `--request-id`.
+    pub write: String,
+}
+
 /// Why a command did not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
@@ -104,11 +113,11 @@ impl CliError {
     }
 
     /// What standard error gets: one line and, where there is one, a hint. With `json` one JSON object instead.
-    /// `request_id` is that of the last call.
-    pub fn tell(&self, json: bool, request_id: &str) -> String {
+    /// `last` has the ids of the last call and write.
+    pub fn tell(&self, json: bool, last: &LastIds) -> String {
         match self {
-            CliError::Status(status) if json => format!("{}\n", status_json(status, request_id)),
-            CliError::Status(status) => status_text(status, request_id),
+            CliError::Status(status) if json => format!("{}\n", status_json(status, last)),
+            CliError::Status(status) => status_text(status, last),
             other if json => {
                 let error = json!({ "code": other.word(), "message": printable(&other.to_string()) });
                 format!("{}\n", json!({ "error": error }))
@@ -214,8 +223,8 @@ fn with_causes(status: &Status) -> String {
     message
 }
 
-fn status_text(status: &Status, request_id: &str) -> String {
-    let told = told(status, request_id);
+fn status_text(status: &Status, last: &LastIds) -> String {
+    let told = told(status, &last.call);
     let mut line = format!("error: {}", told.code);
     if !told.reason.is_empty() {
         let _ = write!(line, " {}", told.reason);
@@ -238,6 +247,9 @@ fn status_text(status: &Status, request_id: &str) -> String {
     }
     let mut text = printable(&line);
     text.push('\n');
+    if let Some(id) = repeatable(status, last) {
+        let _ = writeln!(text, "hint: it may have been done all the same; a repeat with --request-id {id} is safe");
+    }
     let hint = hint(&told.reason, status.code());
     match (hint.is_empty(), told.reason.is_empty()) {
         (true, true) => {}
@@ -248,8 +260,8 @@ fn status_text(status: &Status, request_id: &str) -> String {
     text
 }
 
-fn status_json(status: &Status, request_id: &str) -> Json {
-    let told = told(status, request_id);
+fn status_json(status: &Status, last: &LastIds) -> Json {
+    let told = told(status, &last.call);
     let violations: Vec<Json> =
         told.violations.iter().map(|(path, rule)| json!({ "path": path, "rule": rule })).collect();
     let metadata: serde_json::Map<String, Json> =
@@ -258,7 +270,14 @@ fn status_json(status: &Status, request_id: &str) -> Json {
     json!({ "error": {
         "code": told.code, "reason": told.reason, "message": told.message, "metadata": metadata,
         "violations": violations, "retry_ms": told.retry_ms, "request_id": told.request_id, "help": help,
+        "repeat_with_request_id": repeatable(status, last),
     }})
+}
+
+/// The request id of a write whose outcome is not known.
+fn repeatable<'a>(status: &Status, last: &'a LastIds) -> Option<&'a str> {
+    let open = matches!(status.code(), Code::DeadlineExceeded | Code::Unavailable | Code::Cancelled | Code::Unknown);
+    (open && !last.write.is_empty()).then_some(last.write.as_str())
 }
 
 fn anchor(reason: &str) -> String {
@@ -281,7 +300,7 @@ fn hint(reason: &str, code: Code) -> &'static str {
         "CLASS_HELD" => "`pii-vault hold list` shows the holds, `pii-vault erase preview` what they keep",
         "ETAG_STALE" | "CONFLICT" => "read again, then repeat with the new etag",
         "REQUEST_ID_REUSED" => "use a new --request-id for another request",
-        "DEADLINE_EXCEEDED" => "give more time with --timeout; repeat a write with the same --request-id",
+        "DEADLINE_EXCEEDED" => "give more time with --timeout",
         "BUSY" | "CLOSING" => "repeat it a little later",
         "SEALED" => "the operator must give the vault its root key",
         "INTERNAL" | "DATA_LOSS" => "tell the operator the request id",
@@ -310,9 +329,22 @@ mod tests {
         }
     }
 
+    fn ids(call: &str) -> LastIds {
+        LastIds { call: call.into(), write: String::new() }
+    }
+
+    #[test]
+    fn a_write_whose_outcome_is_unknown_tells_how_to_repeat_it() {
+        let last = LastIds { call: "c".into(), write: "w-1".into() };
+        let text = CliError::from(crate::grpc::status::deadline_exceeded()).tell(false, &last);
+        assert!(text.contains("--request-id w-1"), "{text}");
+        let text = CliError::from(denied(Reason::NotPermitted, "r")).tell(false, &last);
+        assert!(!text.contains("w-1"), "{text}");
+    }
+
     #[test]
     fn one_line_says_code_reason_rule_and_request() {
-        let text = CliError::from(denied(Reason::PurposeNotGranted, "role support, grant 1")).tell(false, "r-1");
+        let text = CliError::from(denied(Reason::PurposeNotGranted, "role support, grant 1")).tell(false, &ids("r-1"));
         let line = text.lines().next().unwrap();
         assert_eq!(
             line,
@@ -328,14 +360,14 @@ mod tests {
             vec![("values[0].text".into(), "too long".into()), ("values[1].date".into(), "no day\u{1b}[2J".into())];
         let error = CliError::from(bad_fields(Reason::ValueInvalid, list));
         assert_eq!(error.exit_code(), 2);
-        let text = error.tell(false, "");
+        let text = error.tell(false, &ids(""));
         assert!(
             text.starts_with("error: INVALID_ARGUMENT VALUE_INVALID: values[0].text: too long; values[1].date"),
             "{text}"
         );
         assert!(!text.contains('\u{1b}'));
         let error = CliError::from(busy("too many calls", Duration::from_millis(250)));
-        let value: Json = serde_json::from_str(&error.tell(true, "r-2")).unwrap();
+        let value: Json = serde_json::from_str(&error.tell(true, &ids("r-2"))).unwrap();
         assert_eq!(value["error"]["retry_ms"], 250);
         assert_eq!(value["error"]["request_id"], "r-2");
         assert_eq!(error.exit_code(), 6);

@@ -97,7 +97,7 @@ pub async fn hold(s: &Session, yes: bool, command: Hold) -> Result<(), CliError>
                 purpose_id: context.as_ref().map_or(0, |c| c.purpose_id),
                 end_time: args::at(s, until),
                 context,
-                request_id: write.id(),
+                request_id: write.id(s),
                 validate_only: write.validate_only,
             };
             let answer = s.erasures().place_hold(request).await?.into_inner();
@@ -111,7 +111,7 @@ pub async fn hold(s: &Session, yes: bool, command: Hold) -> Result<(), CliError>
             let request = pb::ReleaseHoldRequest {
                 hold,
                 context: context.context(s).await?,
-                request_id: write.id(),
+                request_id: write.id(s),
                 validate_only: write.validate_only,
             };
             let answer = s.erasures().release_hold(request).await?.into_inner();

@@ -1,7 +1,7 @@
 //! Floor 9, the command line: parses arguments, talks to a server through the generated client, prints, and ends with
 //! an exit code. It decides nothing that the server decides.
 //!
-//! Files see each other in one direction: `text`, `error`, `json`, `names`, then `output`, `profile`, `session`, `input`,
+//! Files see each other in one direction: `text`, `global`, `error`, `json`, `names`, then `output`, `profile`, `session`, `input`,
 //! `args`, `values`, then a file for each family of commands.
 
 mod access;
@@ -12,6 +12,7 @@ mod constants;
 mod erase;
 mod error;
 mod export;
+mod global;
 mod hold;
 mod input;
 mod json;
@@ -29,17 +30,16 @@ mod tenant;
 mod text;
 mod values;
 
-use crate::cli::error::{CliError, EXIT_CODES};
+use crate::cli::error::{CliError, EXIT_CODES, LastIds};
+use crate::cli::global::GlobalArgs;
 use crate::cli::output::Output;
 use crate::cli::profile::{ProfileFile, Settings, process_env};
 use crate::cli::session::Session;
-use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use parking_lot::Mutex;
 use std::io::Write as _;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// An encrypted vault for personal data whose erasures hold against restored backups.
 #[derive(Debug, Parser)]
@@ -63,49 +63,6 @@ pub struct Cli {
     global: GlobalArgs,
     #[command(subcommand)]
     command: Command,
-}
-
-/// Options of every command.
-#[derive(Debug, Default, Clone, Args)]
-#[command(next_help_heading = "Global options")]
-pub struct GlobalArgs {
-    /// Address of the server, such as https://vault.example:7443 [env: PII_VAULT_SERVER]
-    #[arg(long, global = true, value_name = "URL")]
-    pub server: Option<String>,
-    /// Name in the server's certificate, when the address has another [env: PII_VAULT_SERVER_NAME]
-    #[arg(long, global = true, value_name = "NAME", hide_short_help = true)]
-    pub server_name: Option<String>,
-    /// PEM file with the authorities that the server's certificate is checked with [default: the system's]
-    /// [env: PII_VAULT_CA]
-    #[arg(long, global = true, value_name = "FILE")]
-    pub ca: Option<PathBuf>,
-    /// PEM file with the client's certificate [env: PII_VAULT_CLIENT_CERT]
-    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
-    pub client_cert: Option<PathBuf>,
-    /// PEM file with the client's private key [env: PII_VAULT_CLIENT_KEY]
-    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
-    pub client_key: Option<PathBuf>,
-    /// File with the access key [env: PII_VAULT_ACCESS_KEY_FILE, or the key itself in PII_VAULT_ACCESS_KEY]
-    #[arg(long, global = true, value_name = "FILE")]
-    pub credential_file: Option<PathBuf>,
-    /// Profile to use [env: PII_VAULT_PROFILE]
-    #[arg(long, global = true, value_name = "NAME")]
-    pub profile: Option<String>,
-    /// Tenant the call is about; for operator keys [env: PII_VAULT_TENANT]
-    #[arg(long, global = true, value_name = "NAME")]
-    pub tenant: Option<String>,
-    /// Time a call may take, such as 10s or 2m [default: 30s] [env: PII_VAULT_TIMEOUT]
-    #[arg(long, global = true, value_name = "TIME", value_parser = text::duration)]
-    pub timeout: Option<Duration>,
-    /// Print JSON with the field names of the API
-    #[arg(long, global = true)]
-    pub json: bool,
-    /// Do not ask before what cannot be taken back
-    #[arg(long, short = 'y', global = true)]
-    pub yes: bool,
-    /// Talk to a server on another machine without TLS
-    #[arg(long, global = true, hide_short_help = true)]
-    pub plaintext: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -191,12 +148,12 @@ pub fn main() -> ExitCode {
         Err(e) => e.exit(),
     };
     let json = cli.global.json;
-    let last_request_id = Arc::new(Mutex::new(String::new()));
-    let Err(error) = run(cli, last_request_id.clone()) else { return ExitCode::SUCCESS };
+    let last = Arc::new(Mutex::new(LastIds::default()));
+    let Err(error) = run(cli, last.clone()) else { return ExitCode::SUCCESS };
     if error.is_broken_pipe() {
         return ExitCode::SUCCESS;
     }
-    let told = error.tell(json, &last_request_id.lock());
+    let told = error.tell(json, &last.lock());
     let _ = std::io::stderr().write_all(told.as_bytes());
     ExitCode::from(error.exit_code())
 }
@@ -207,7 +164,7 @@ fn program() -> clap::Command {
     Cli::command().mut_subcommand("exit-codes", |c| c.long_about(about))
 }
 
-fn run(cli: Cli, last_request_id: Arc<Mutex<String>>) -> Result<(), CliError> {
+fn run(cli: Cli, last: Arc<Mutex<LastIds>>) -> Result<(), CliError> {
     let Cli { global, command } = cli;
     let out = Output { json: global.json };
     // What needs no server.
@@ -229,7 +186,7 @@ fn run(cli: Cli, last_request_id: Arc<Mutex<String>>) -> Result<(), CliError> {
         let file = path.as_deref().map_or(Ok(ProfileFile::default()), ProfileFile::load)?;
         let path = path.unwrap_or_default();
         let settings = Settings::resolve(&global, &process_env, &file, &path)?;
-        let session = Session::open(settings, out, last_request_id)?;
+        let session = Session::open(settings, out, last)?;
         call(&session, global.yes, command).await.map_err(|e| e.at_server(&session.settings.server))
     })
 }

@@ -207,7 +207,7 @@ pub async fn keys(s: &Session, yes: bool, command: Keys) -> Result<(), CliError>
             let request = pb::RotateKeysRequest {
                 kind,
                 tenant: s.tenant(),
-                request_id: write.id(),
+                request_id: write.id(s),
                 validate_only: write.validate_only,
             };
             let answer = s.keys().rotate_keys(request).await?.into_inner();

@@ -1,8 +1,8 @@
 //! Where a command finds its server and its credential: flags, then environment, then the profile, then defaults. A
 //! profile says where the access key is, never the key itself.
 
-use crate::cli::GlobalArgs;
 use crate::cli::error::CliError;
+use crate::cli::global::GlobalArgs;
 use crate::cli::text::duration;
 use crate::secret::Secret;
 use serde::{Deserialize, Serialize};

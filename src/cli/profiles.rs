@@ -1,7 +1,7 @@
 //! `profile`: named servers and credentials.
 
-use crate::cli::GlobalArgs;
 use crate::cli::error::CliError;
+use crate::cli::global::GlobalArgs;
 use crate::cli::input;
 use crate::cli::output::{Output, note};
 use crate::cli::profile::{self, ProfileFile, Settings, process_env, write_private};

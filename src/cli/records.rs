@@ -72,7 +72,7 @@ pub async fn put(s: &Session, a: Put) -> Result<(), CliError> {
         mode: a.mode,
         group: a.group.unwrap_or_default(),
         consents: Vec::new(),
-        request_id: a.write.id(),
+        request_id: a.write.id(s),
         etag: a.etag.unwrap_or_default(),
         validate_only: a.write.validate_only,
         erase_former: a.erase_former,
@@ -227,7 +227,7 @@ pub async fn delete(s: &Session, yes: bool, a: Delete) -> Result<(), CliError> {
         subject: a.subject,
         select: Some(pb::Selector { field_ids: s.numbers(Noun::Field, &a.fields).await?, ..Default::default() }),
         context: a.context.context(s).await?,
-        request_id: a.write.id(),
+        request_id: a.write.id(s),
         etag: a.etag.unwrap_or_default(),
         validate_only: a.write.validate_only,
     };
@@ -435,7 +435,7 @@ pub async fn item(s: &Session, yes: bool, command: Item) -> Result<(), CliError>
                 field: String::new(),
                 items: a.items,
                 context: a.context.context(s).await?,
-                request_id: a.write.id(),
+                request_id: a.write.id(s),
                 validate_only: a.write.validate_only,
             };
             let answer = s.records().delete_items(request).await?.into_inner();
@@ -476,7 +476,7 @@ async fn append(s: &Session, a: Append) -> Result<(), CliError> {
         field: String::new(),
         items,
         context: a.context.context(s).await?,
-        request_id: a.write.id(),
+        request_id: a.write.id(s),
         validate_only: a.write.validate_only,
     };
     let answer = s.records().append_items(request).await?.into_inner();

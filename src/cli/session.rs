@@ -1,7 +1,7 @@
 //! The connection of one command: TLS, credential, request id, deadline, and the names that the tenant's schema gives to
 //! numbers.
 
-use crate::cli::error::CliError;
+use crate::cli::error::{CliError, LastIds};
 use crate::cli::names::{Names, Noun};
 use crate::cli::output::Output;
 use crate::cli::profile::Settings;
@@ -45,7 +45,7 @@ type Transport = InterceptedService<Channel, Stamp>;
 pub struct Stamp {
     credential: Option<MetadataValue<Ascii>>,
     timeout: Option<Duration>,
-    last_request_id: Arc<Mutex<String>>,
+    last: Arc<Mutex<LastIds>>,
 }
 
 impl Interceptor for Stamp {
@@ -54,7 +54,7 @@ impl Interceptor for Stamp {
         if let Ok(value) = id.parse() {
             request.metadata_mut().insert("x-request-id", value);
         }
-        *self.last_request_id.lock() = id;
+        self.last.lock().call = id;
         if let Some(credential) = &self.credential {
             request.metadata_mut().insert("authorization", credential.clone());
         }
@@ -85,7 +85,7 @@ macro_rules! clients {
 
 impl Session {
     /// Reads credential and certificates; the connection itself is made by the first call.
-    pub fn open(settings: Settings, out: Output, last_request_id: Arc<Mutex<String>>) -> Result<Self, CliError> {
+    pub fn open(settings: Settings, out: Output, last: Arc<Mutex<LastIds>>) -> Result<Self, CliError> {
         let channel = endpoint(&settings)?.connect_lazy();
         let credential = settings.credential.read()?;
         let credential = credential
@@ -98,7 +98,7 @@ impl Session {
                 Ok::<_, CliError>(value)
             })
             .transpose()?;
-        let stamp = Stamp { credential, timeout: Some(settings.timeout), last_request_id };
+        let stamp = Stamp { credential, timeout: Some(settings.timeout), last };
         Ok(Session { settings: Arc::new(settings), out, channel, stamp, names: OnceCell::new() })
     }
 
@@ -130,6 +130,11 @@ impl Session {
     /// `--tenant`, for requests of operator keys.
     pub fn tenant(&self) -> String {
         self.settings.tenant.clone()
+    }
+
+    /// Remembers the request id of a write.
+    pub fn wrote(&self, id: &str) {
+        self.stamp.last.lock().write = id.to_string();
     }
 
     /// Now, by this machine's clock.

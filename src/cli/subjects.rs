@@ -130,7 +130,7 @@ pub async fn subject(s: &Session, command: Subject) -> Result<(), CliError> {
             let request = pb::CloseSubjectRequest {
                 subject: a.subject,
                 context: a.context.context(s).await?,
-                request_id: a.write.id(),
+                request_id: a.write.id(s),
                 etag: a.etag.unwrap_or_default(),
                 validate_only: a.write.validate_only,
             };
@@ -140,7 +140,7 @@ pub async fn subject(s: &Session, command: Subject) -> Result<(), CliError> {
             let request = pb::ReopenSubjectRequest {
                 subject: a.subject,
                 context: a.context.context(s).await?,
-                request_id: a.write.id(),
+                request_id: a.write.id(s),
                 etag: a.etag.unwrap_or_default(),
                 validate_only: a.write.validate_only,
             };
@@ -280,7 +280,7 @@ pub async fn group(s: &Session, command: Group) -> Result<(), CliError> {
             let (group, _) = a.group(s).await?;
             let request = pb::CreateGroupRequest {
                 group: Some(group),
-                request_id: a.write.id(),
+                request_id: a.write.id(s),
                 validate_only: a.write.validate_only,
             };
             show_group(s, s.subjects().create_group(request).await?.into_inner().group).await
@@ -318,7 +318,7 @@ pub async fn group(s: &Session, command: Group) -> Result<(), CliError> {
             let request = pb::UpdateGroupRequest {
                 group: Some(group),
                 update_mask: Some(prost_types::FieldMask { paths }),
-                request_id: a.write.id(),
+                request_id: a.write.id(s),
                 validate_only: a.write.validate_only,
             };
             show_group(s, s.subjects().update_group(request).await?.into_inner().group).await

@@ -260,7 +260,7 @@ pub async fn tenant(s: &Session, yes: bool, command: Tenant) -> Result<(), CliEr
             let request = pb::CreateTenantRequest {
                 tenant: Some(tenant),
                 policy: policy.into(),
-                request_id: write.id(),
+                request_id: write.id(s),
                 validate_only: write.validate_only,
             };
             let answer = s.tenants().create_tenant(request).await?.into_inner();
@@ -343,7 +343,7 @@ pub async fn tenant(s: &Session, yes: bool, command: Tenant) -> Result<(), CliEr
                 tenant: name.clone(),
                 confirm: name,
                 approvals,
-                request_id: write.id(),
+                request_id: write.id(s),
                 validate_only: write.validate_only,
             };
             let answer = s.tenants().erase_tenant(request).await?.into_inner();
@@ -389,7 +389,7 @@ async fn apply(s: &Session, file: &Path, etag: Option<String>, write: WriteArgs)
         policy: policy.into(),
         tenant: s.tenant(),
         etag: etag.unwrap_or_default(),
-        request_id: write.id(),
+        request_id: write.id(s),
         validate_only: write.validate_only,
     };
     let answer = s.policies().apply_policy(request).await?.into_inner();

@@ -1,0 +1,549 @@
+//! The program `pii-vault` against a double of the server: what it sends, what it prints, how it ends.
+
+mod double;
+
+use double::{Answer, Call, Double, bytes};
+use pii_vault::clock::Timestamp;
+use pii_vault::crypto::sign::Signing;
+use pii_vault::grpc::convert::wire_time;
+use pii_vault::grpc::pb;
+use pii_vault::grpc::reason::Reason;
+use pii_vault::grpc::status;
+use predicates::prelude::*;
+use predicates::str::{contains, is_empty, starts_with};
+use serde_json::Value as Json;
+use sha2::{Digest as _, Sha256};
+use tonic::Code;
+
+/// A double with the schema that the tests use.
+fn vault() -> Double {
+    let double = Double::start();
+    let field = |field_id, name: &str, t: pb::FieldType| pb::FieldSchema {
+        field_id,
+        name: name.into(),
+        r#type: t as i32,
+        class_id: 1,
+        ..Default::default()
+    };
+    let purpose = |purpose_id, name: &str| pb::PurposeSchema { purpose_id, name: name.into(), ..Default::default() };
+    double.answers(
+        "GetSchema",
+        pb::GetSchemaResponse {
+            policy_version: 4,
+            fields: vec![
+                field(1, "email", pb::FieldType::Text),
+                field(2, "born", pb::FieldType::Date),
+                field(3, "visits", pb::FieldType::Integer),
+            ],
+            classes: vec![pb::ClassSchema { class_id: 1, name: "account".into(), ..Default::default() }],
+            purposes: vec![purpose(1, "service"), purpose(2, "support")],
+            roles: vec![pb::NumberedName { id: 9, name: "backend".into() }],
+            controller: "Acme".into(),
+            ..Default::default()
+        },
+    );
+    double
+}
+
+fn text(field_id: u32, text: &str) -> pb::Value {
+    pb::Value { field_id, kind: Some(pb::value::Kind::Text(text.into())), ..Default::default() }
+}
+
+fn json(assert: &assert_cmd::assert::Assert) -> Json {
+    serde_json::from_slice(&assert.get_output().stdout).expect("standard output is JSON")
+}
+
+#[test]
+fn a_put_sends_typed_values_the_key_and_a_deadline() {
+    let vault = vault();
+    vault.answers("PutFields", pb::PutFieldsResponse { etag: "e1".into(), created: true, ..Default::default() });
+    vault
+        .program()
+        .args(["put", "u-17", "-p", "service", "--mode", "create", "--timeout", "7s"])
+        .write_stdin(r#"{"email":"ana@example.com","born":"1990-12-31","visits":-3}"#)
+        .assert()
+        .success()
+        .stdout(contains("e1").and(contains("CREATED")));
+    let call = vault.call("PutFields");
+    assert_eq!(call.header("authorization"), "Bearer pv_test_K_secretsecret_sum");
+    assert_eq!(call.header("x-request-id").len(), 36);
+    let micros: u64 = call.header("grpc-timeout").trim_end_matches('u').parse().unwrap();
+    assert_eq!(micros, 7_000_000);
+    let request: pb::PutFieldsRequest = call.request();
+    assert_eq!((request.subject.as_str(), request.mode()), ("u-17", pb::WriteMode::Create));
+    assert_eq!(request.context.as_ref().unwrap().purpose_id, 1);
+    assert_eq!(request.request_id.len(), 36);
+    let mut values = request.values;
+    values.sort_by_key(|v| v.field_id);
+    assert_eq!(values[0], text(1, "ana@example.com"));
+    assert_eq!(values[1].kind, Some(pb::value::Kind::Date(pb::Date { year: 1990, month: 12, day: 31 })));
+    assert_eq!(values[2].kind, Some(pb::value::Kind::Integer(-3)));
+}
+
+#[test]
+fn values_come_line_by_line_for_named_fields() {
+    let vault = vault();
+    vault.answers("PutFields", pb::PutFieldsResponse::default());
+    let mut program = vault.program();
+    program.args(["put", "u", "-p", "1", "-f", "visits,email"]).write_stdin("12\na b \r\n").assert().success();
+    let request: pb::PutFieldsRequest = vault.call("PutFields").request();
+    assert_eq!(request.values[0].kind, Some(pb::value::Kind::Integer(12)));
+    assert_eq!(request.values[1], text(1, "a b "));
+    // One line too few, a wrong type, broken JSON: nothing is sent, and what was typed is not repeated.
+    for (args, input) in [
+        (vec!["-f", "visits,email"], "12\n"),
+        (vec!["-f", "visits"], "canary\n"),
+        (vec![], r#"{"email": canary}"#),
+        (vec![], r#"["canary"]"#),
+        (vec![], r#"{"email": ["canary"]}"#),
+        (vec![], r#"{"emial": "canary"}"#),
+    ] {
+        let mut program = vault.program();
+        let out = program.args(["put", "u", "-p", "1"]).args(args).write_stdin(input).assert().code(2);
+        out.stdout(is_empty()).stderr(starts_with("error: ").and(contains("canary").not()));
+    }
+    assert_eq!(vault.calls("PutFields").len(), 1);
+}
+
+#[test]
+fn a_get_names_fields_and_keeps_the_terminal_safe() {
+    let vault = vault();
+    let absent = pb::Value { field_id: 2, absence: pb::Absence::NoConsent as i32, ..Default::default() };
+    let values = vec![text(1, "ana\u{1b}[31m@example.com"), absent];
+    vault.answers("GetFields", pb::GetFieldsResponse { values, etag: "e2".into(), ..Default::default() });
+    let assert = vault.program().args(["get", "u-17", "-p", "support"]).assert().success();
+    assert.stdout(
+        contains("email").and(contains("\\u{1b}[31m")).and(contains("(no consent)")).and(contains("\u{1b}").not()),
+    );
+    // Machines get it as it is.
+    let assert = vault.program().args(["get", "u-17", "-p", "support", "--json"]).assert().success();
+    let answer = json(&assert);
+    assert_eq!(answer["values"][0]["text"], "ana\u{1b}[31m@example.com");
+    assert_eq!(answer["values"][0]["field"], "email");
+    assert_eq!(answer["values"][1]["absence"], "ABSENCE_NO_CONSENT");
+    assert_eq!(answer["etag"], "e2");
+    vault.answers("GetFields", pb::GetFieldsResponse { values: vec![text(1, "x")], ..Default::default() });
+    let mut program = vault.program();
+    program.args(["get", "u-17", "-p", "support", "-f", "email", "--raw"]).assert().success().stdout("x\n");
+    // By a unique value: it comes from standard input.
+    let mut program = vault.program();
+    program.args(["get", "--by", "email", "-p", "2", "--raw"]).write_stdin("ana@example.com\n").assert().success();
+    let request: pb::GetFieldsRequest = vault.calls("GetFields").last().unwrap().request();
+    let Some(pb::subject_key::Key::Unique(unique)) = request.key.unwrap().key else { panic!("by unique value") };
+    assert_eq!((unique.field_id, unique.text.as_str()), (1, "ana@example.com"));
+}
+
+#[test]
+fn find_shows_values_only_when_asked() {
+    let vault = vault();
+    let found = pb::FoundSubject { subject: "u-17".into(), values: vec![text(1, "ana@x")], ..Default::default() };
+    vault.answers("FindSubjects", pb::FindSubjectsResponse { subjects: vec![found], ..Default::default() });
+    let mut program = vault.program();
+    let assert = program.args(["find", "email", "-p", "support"]).write_stdin("ana@x\n").assert().success();
+    assert.stdout(contains("u-17").and(contains("ana@x").not()));
+    let request: pb::FindSubjectsRequest = vault.call("FindSubjects").request();
+    assert_eq!((request.select, request.term.unwrap().text.as_str()), (None, "ana@x"));
+    let mut program = vault.program();
+    let assert =
+        program.args(["find", "email", "-p", "support", "--values", "-f", "email"]).write_stdin("ana@x\n").assert();
+    assert.success().stdout(contains("u-17").and(contains("ana@x")));
+    let request: pb::FindSubjectsRequest = vault.calls("FindSubjects")[1].request();
+    assert_eq!(request.select.unwrap().field_ids, [1]);
+}
+
+#[test]
+fn each_kind_of_refusal_has_its_exit_code_and_says_why() {
+    let vault = vault();
+    let cases = [
+        (status::bad_field("values[0].text", "too long"), 2, "FIELD_INVALID: values[0].text: too long"),
+        (status::not_supported("consents"), 2, "NOT_SUPPORTED"),
+        (status::not_found(), 3, "NOT_FOUND NOT_FOUND"),
+        (status::status(Code::NotFound, Reason::SubjectErased, "erased", &[]), 3, "put --mode recreate"),
+        (status::credential_invalid(), 4, "--credential-file"),
+        (status::denied(Reason::PurposeNotGranted, "role support, grant 1"), 4, "rule: role support, grant 1"),
+        (status::wrong_state(Reason::ClassHeld, "held", &[("hold", "h-1")]), 5, "hold: h-1"),
+        (status::aborted(Reason::EtagStale, "changed"), 5, "docs/ERRORS.md#etag_stale"),
+        (status::busy("full", std::time::Duration::from_millis(40)), 6, "retry after 40 ms"),
+        (status::closing(), 6, "CLOSING"),
+        (status::deadline_exceeded(), 6, "--timeout"),
+        (status::internal(), 1, "INTERNAL"),
+        (status::data_loss(), 1, "DATA_LOSS"),
+    ];
+    for (refusal, code, says) in cases {
+        vault.refuses("GetSubject", refusal);
+        let assert = vault.program().args(["subject", "show", "u-17"]).assert().code(code);
+        assert.stdout(is_empty()).stderr(starts_with("error: ").and(contains(says)).and(contains("(request ")));
+    }
+    vault.refuses("GetSubject", status::denied(Reason::NotPermitted, "no grant"));
+    let assert = vault.program().args(["subject", "show", "u-17", "--json"]).assert().code(4);
+    let error: Json = serde_json::from_slice(&assert.get_output().stderr).unwrap();
+    assert_eq!(error["error"]["code"], "PERMISSION_DENIED");
+    assert_eq!(error["error"]["reason"], "NOT_PERMITTED");
+    assert_eq!(error["error"]["metadata"]["rule"], "no grant");
+    assert_eq!(error["error"]["help"], "docs/ERRORS.md#not_permitted");
+    let sent = vault.calls("GetSubject").last().unwrap().header("x-request-id");
+    assert_eq!(error["error"]["request_id"], sent.as_str());
+}
+
+#[test]
+fn a_server_that_is_not_there_or_not_trusted_is_unavailable() {
+    let vault = vault();
+    let mut program = vault.program();
+    let assert = program.args(["--server", "https://127.0.0.1:1", "whoami"]).assert().code(6);
+    assert.stderr(contains("no answer from https://127.0.0.1:1").and(contains("refused")));
+    // Another authority than the server's.
+    let other = rcgen::generate_simple_self_signed(["localhost".to_string()]).unwrap();
+    let path = vault.home.path().join("other.pem");
+    std::fs::write(&path, other.cert.pem()).unwrap();
+    let assert = vault.program().arg("--ca").arg(&path).arg("whoami").assert().code(6);
+    assert.stderr(contains("ertificate"));
+    assert!(vault.calls("WhoAmI").is_empty());
+    // No secrets in clear to another machine.
+    let assert = vault.program().args(["--server", "http://vault.example:7443", "whoami"]).assert().code(2);
+    assert.stderr(contains("--plaintext"));
+}
+
+#[test]
+fn what_cannot_be_taken_back_needs_a_yes() {
+    let vault = vault();
+    let erasure = pb::Erasure { erasure: "x".into(), status: pb::ErasureStatus::Erased as i32, ..Default::default() };
+    vault.answers("EraseSubject", pb::EraseSubjectResponse { erasure: Some(erasure.clone()) });
+    let asking: [&[&str]; 9] = [
+        &["erase", "subject", "u"],
+        &["erase", "class", "u", "-c", "account"],
+        &["erase", "fields", "u", "-f", "email"],
+        &["erase", "group", "g"],
+        &["erase", "batch"],
+        &["delete", "u", "-f", "email"],
+        &["hold", "release", "h"],
+        &["access-key", "revoke", "k"],
+        &["tenant", "erase", "acme"],
+    ];
+    for args in asking {
+        vault.program().args(args).write_stdin("y\n").assert().code(2).stderr(contains("--yes"));
+    }
+    assert!(vault.calls("EraseSubject").is_empty());
+    vault.program().args(["erase", "subject", "u", "--yes"]).assert().success().stdout(contains("erased"));
+    vault.program().args(["erase", "subject", "u", "--validate-only"]).assert().success();
+    assert!(vault.calls("EraseSubject")[1].request::<pb::EraseSubjectRequest>().validate_only);
+    vault.program().args(["tenant", "erase", "acme", "--confirm", "amce"]).assert().code(9);
+    vault.answers("EraseTenant", pb::EraseTenantResponse { erasure: Some(erasure) });
+    vault.program().args(["tenant", "erase", "acme", "--confirm", "acme"]).assert().success();
+    assert_eq!(vault.call("EraseTenant").request::<pb::EraseTenantRequest>().confirm, "acme");
+}
+
+#[test]
+fn an_erasure_is_waited_for_and_its_receipt_kept() {
+    let vault = vault();
+    let pending = pb::Erasure {
+        erasure: "e-1".into(),
+        status: pb::ErasureStatus::Pending as i32,
+        commitment_salt: vec![7; 32].into(),
+        ..Default::default()
+    };
+    let done = pb::Erasure {
+        status: pb::ErasureStatus::PartlyHeld as i32,
+        receipt: b"{\"a\":1}".to_vec().into(),
+        commitment_salt: Default::default(),
+        held: vec![pb::HeldClass { class_id: 1, legal_basis: "tax-law-in".into(), ..Default::default() }],
+        ..pending.clone()
+    };
+    vault.answers("EraseSubject", pb::EraseSubjectResponse { erasure: Some(pending) });
+    let state = |state: pb::OperationState| {
+        let operation = pb::Operation { operation: "e-1".into(), state: state as i32, ..Default::default() };
+        bytes(&pb::WatchOperationResponse { operation: Some(operation) })
+    };
+    let steps = vec![state(pb::OperationState::Running), state(pb::OperationState::Succeeded)];
+    vault.on("WatchOperation", move |_| (steps.clone(), None));
+    vault.answers("GetErasure", pb::GetErasureResponse { erasure: Some(done) });
+    let args = ["erase", "subject", "u", "--yes", "--wait", "--receipt", "r.json"];
+    let assert = vault.program().args(args).assert().success();
+    assert.stdout(contains("partly-held").and(contains("tax-law-in")).and(contains("account")));
+    let file = |name: &str| std::fs::read_to_string(vault.home.path().join(name)).unwrap();
+    assert_eq!((file("r.json").as_str(), file("r.json.salt").trim()), ("{\"a\":1}", "07".repeat(32).as_str()));
+    assert!(vault.call("WatchOperation").header("grpc-timeout").is_empty(), "a stream has no deadline of its own");
+    // An operation that fails is not a success.
+    let failed = vec![state(pb::OperationState::Failed)];
+    vault.on("WatchOperation", move |_| (failed.clone(), None));
+    vault.program().args(["ops", "watch", "e-1"]).assert().code(1);
+}
+
+#[test]
+fn a_batch_goes_in_chunks_and_tells_what_failed() {
+    let vault = vault();
+    vault.on("BatchPutFields", |call: &Call| -> Answer {
+        let request: pb::BatchPutFieldsRequest = call.request();
+        let outcome = |put: &pb::SubjectPut| {
+            let error = pb::ItemError { code: 5, reason: "SUBJECT_ERASED".into(), ..Default::default() };
+            let outcome = match put.subject == "u-1500" {
+                true => pb::put_outcome::Outcome::Error(error),
+                false => pb::put_outcome::Outcome::Put(pb::PutFieldsResponse::default()),
+            };
+            pb::PutOutcome { outcome: Some(outcome) }
+        };
+        let outcomes = request.puts.iter().map(outcome).collect();
+        (vec![bytes(&pb::BatchPutFieldsResponse { outcomes })], None)
+    });
+    let input: String =
+        (1..=2_001).map(|n| format!("{{\"subject\":\"u-{n}\",\"fields\":{{\"email\":\"a\"}}}}\n")).collect();
+    let assert = vault.program().args(["batch", "put", "-p", "1"]).write_stdin(input).assert().code(8);
+    let assert = assert.stderr(contains("1 of 2001 failed"));
+    let out = String::from_utf8(assert.get_output().stdout.clone()).unwrap();
+    assert_eq!(out.lines().count(), 2_001);
+    let failed: Json = serde_json::from_str(out.lines().nth(1_499).unwrap()).unwrap();
+    assert_eq!((&failed["subject"], &failed["error"]["code"]), (&"u-1500".into(), &"NOT_FOUND".into()));
+    let sizes: Vec<usize> =
+        vault.calls("BatchPutFields").iter().map(|c| c.request::<pb::BatchPutFieldsRequest>().puts.len()).collect();
+    assert_eq!(sizes, [1_000, 1_000, 1]);
+}
+
+#[test]
+fn a_list_is_put_together_from_pages() {
+    let vault = vault();
+    vault.on("ListSubjects", |call: &Call| -> Answer {
+        let request: pb::ListSubjectsRequest = call.request();
+        let first = request.page_token.is_empty();
+        let subject = pb::Subject { subject: if first { "u-1" } else { "u-2" }.into(), ..Default::default() };
+        let next_page_token = if first { "t".into() } else { String::new() };
+        (vec![bytes(&pb::ListSubjectsResponse { subjects: vec![subject], next_page_token })], None)
+    });
+    let assert = vault.program().args(["subject", "list", "--json"]).assert().success();
+    let answer = json(&assert);
+    assert_eq!((answer["subjects"].as_array().unwrap().len(), &answer["more"]), (2, &Json::Bool(false)));
+    let assert = vault.program().args(["subject", "list", "--limit", "1"]).assert().success();
+    assert.stdout(contains("u-1").and(contains("u-2").not())).stderr(contains("--limit 0"));
+}
+
+#[test]
+fn an_export_goes_on_where_it_broke_off_and_is_checked() {
+    let vault = vault();
+    let document = b"{\"email\":\"ana@example.com\"}".to_vec();
+    let sum = Sha256::digest(&document).to_vec();
+    let whole = document.clone();
+    vault.on("ExportSubject", move |call: &Call| -> Answer {
+        let request: pb::ExportSubjectRequest = call.request();
+        let chunk = |from: usize, to: usize| pb::ExportSubjectResponse {
+            data: whole[from..to].to_vec().into(),
+            offset: from as u64,
+            etag: if from == 0 { "v1".into() } else { String::new() },
+            last: to == whole.len(),
+            sha256: if to == whole.len() { sum.clone().into() } else { Default::default() },
+            ..Default::default()
+        };
+        match (request.offset, request.etag.as_str()) {
+            (0, "") => (vec![bytes(&chunk(0, 10))], Some(status::closing())),
+            (10, "v1") => (vec![bytes(&chunk(10, whole.len()))], None),
+            _ => (Vec::new(), Some(status::bad_field("offset", "not where the stream broke"))),
+        }
+    });
+    let args = ["export", "u", "-p", "service", "--output", "u.json"];
+    vault.program().args(args).assert().success().stdout(is_empty());
+    assert_eq!(std::fs::read(vault.home.path().join("u.json")).unwrap(), document);
+    assert!(!vault.home.path().join("u.json.part").exists() && !vault.home.path().join("u.json.part.etag").exists());
+    // A document that does not fit its checksum is no document.
+    vault.answers(
+        "ExportSubject",
+        pb::ExportSubjectResponse { data: "x".into(), last: true, sha256: vec![0; 32].into(), ..Default::default() },
+    );
+    vault.program().args(["export", "u", "-p", "1", "--output", "bad.json"]).assert().code(7);
+    assert!(!vault.home.path().join("bad.json").exists());
+}
+
+#[test]
+fn an_issued_key_is_shown_once_or_kept_in_a_private_file() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let vault = vault();
+    let key = pb::AccessKey { access_key: "7Q".into(), name: "backend".into(), ..Default::default() };
+    let text = "pv_live_7Q_x_y".to_string();
+    vault.answers("IssueAccessKey", pb::IssueAccessKeyResponse { access_key: Some(key), text });
+    let args = ["access-key", "issue", "backend", "--role", "backend", "--tenant", "acme"];
+    vault.program().args(args).assert().success().stdout("pv_live_7Q_x_y\n");
+    let request: pb::IssueAccessKeyRequest = vault.call("IssueAccessKey").request();
+    assert_eq!((request.role_ids, request.tenant.as_str()), (vec![9], "acme"));
+    let assert = vault.program().args(args).args(["--output", "backend.key", "--json"]).assert().success();
+    assert_eq!(json(&assert)["text"], "");
+    let path = vault.home.path().join("backend.key");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "pv_live_7Q_x_y\n");
+    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn profiles_carry_server_and_key_file_and_flags_win() {
+    let vault = vault();
+    let who = pb::WhoAmIResponse { tenant: "acme".into(), server_version: "0.1.0".into(), ..Default::default() };
+    vault.answers("WhoAmI", who);
+    let set = ["profile", "set", "dev", "--ca", "ca.pem", "--store-key", "--server", &vault.address];
+    vault.bare().args(set).write_stdin("pv_test_K_other\n").assert().success();
+    vault.bare().arg("whoami").assert().success().stdout(contains("acme"));
+    assert_eq!(vault.call("WhoAmI").header("authorization"), "Bearer pv_test_K_other");
+    let config = std::fs::read_to_string(vault.home.path().join(".config/pii-vault/config.toml")).unwrap();
+    assert!(!config.contains("pv_test_K"), "{config}");
+    let show = vault.bare().args(["profile", "show"]).assert().success();
+    show.stdout(contains(vault.address.as_str()).and(contains("pv_test_K").not()));
+    vault.bare().args(["--server", "https://127.0.0.1:1", "whoami"]).assert().code(6);
+    vault.bare().args(["--profile", "nope", "whoami"]).assert().code(2);
+    vault.bare().args(["profile", "use", "nope"]).assert().code(2);
+    vault.bare().args(["profile", "list", "--json"]).assert().success().stdout(contains("\"current\": \"dev\""));
+}
+
+#[test]
+fn test_access_tells_the_rule_and_ends_with_the_verdict() {
+    let vault = vault();
+    let decision = pb::AccessDecision {
+        field_id: 1,
+        reason: "PURPOSE_NOT_ALLOWED".into(),
+        rule: "purpose support".into(),
+        policy_line: 41,
+        ..Default::default()
+    };
+    vault.answers("TestAccess", pb::TestAccessResponse { decisions: vec![decision], ..Default::default() });
+    let assert = vault.program().args(["test-access", "read", "-f", "email", "-p", "support"]).assert().code(4);
+    assert.stdout(contains("PURPOSE_NOT_ALLOWED").and(contains("41")).and(contains("email")));
+    vault.answers("TestAccess", pb::TestAccessResponse { allowed: true, ..Default::default() });
+    vault.program().args(["test-access", "read", "-f", "1", "-p", "1"]).assert().success();
+}
+
+#[test]
+fn a_policy_file_is_linted_without_a_server() {
+    let vault = Double::start();
+    for name in ["jina-connect", "jiwa-ai", "jenny-erp"] {
+        let path = format!("{}/examples/tenants/{name}.toml", env!("CARGO_MANIFEST_DIR"));
+        vault.bare().args(["tenant", "lint", &path]).assert().success();
+    }
+    std::fs::write(vault.home.path().join("bad.toml"), "[tenant]\n\ncolour = 'red'\n").unwrap();
+    let assert = vault.bare().args(["tenant", "lint", "bad.toml"]).assert().code(7);
+    assert.stdout(contains("bad.toml:").and(contains(": error[")));
+    let assert = vault.bare().args(["tenant", "lint", "bad.toml", "--json"]).assert().code(7);
+    let errors = json(&assert)["findings"].as_array().unwrap().len();
+    assert!(errors > 0);
+    // A server that also knows the policy in force is asked only when that is wanted.
+    let finding = pb::LintFinding { severity: 1, rule: "number-reused".into(), line: 3, ..Default::default() };
+    vault.answers("LintPolicy", pb::LintPolicyResponse { findings: vec![finding] });
+    let assert = vault.program().args(["tenant", "lint", "bad.toml", "--against-server"]).assert().code(7);
+    assert.stdout(contains("bad.toml:3: error[number-reused]"));
+}
+
+#[test]
+fn receipts_are_verified_with_the_public_key_alone() {
+    use pii_vault::ids::{ClassNo, DekVersion, Generation, ObjectId, SubjectId, SubjectUid, TenantNo, VaultId};
+    use pii_vault::receipt::{self, Receipt};
+    let vault = Double::start();
+    let file = |name: &str| vault.home.path().join(name);
+    let signing = Signing::from_seed(&[3; 32]);
+    let salt = [5; 32];
+    let subject = SubjectId::parse("subject", "u-17").unwrap();
+    let receipt = Receipt {
+        vault: VaultId([1; 16]),
+        operation: ObjectId::random(),
+        tenant: TenantNo(2),
+        tenant_name: "acme".into(),
+        controller: "Acme".into(),
+        scope: receipt::Scope::Subject,
+        subject: Some(receipt::Person {
+            uid: SubjectUid(77),
+            commitment: receipt::commitment(TenantNo(2), &subject, &salt),
+        }),
+        members: None,
+        erased: vec![receipt::ErasedClass {
+            class: ClassNo(1),
+            name: "account".into(),
+            through_version: DekVersion(1),
+        }],
+        held: Vec::new(),
+        recipients: Vec::new(),
+        data_keys_issued: 0,
+        generation: Generation(9),
+        keeper: receipt::Keeper {
+            kind: "file".into(),
+            assurance: receipt::Assurance::Logical,
+            retired_replicas: Vec::new(),
+        },
+        erased_at: Timestamp(1_700_000_000_000),
+        archives_expire_at: None,
+        search_expires_at: None,
+        audit: receipt::AuditPosition { seq: 4, head: [2; 32] },
+    };
+    let signed = receipt.sign(&signing);
+    std::fs::write(file("r.json"), [&signed[..], b"\n"].concat()).unwrap();
+    std::fs::write(file("r.json.salt"), "05".repeat(32)).unwrap();
+    let hex = data_encoding::HEXLOWER.encode(&signing.public());
+    let verify = |args: &[&str]| vault.bare().args(["receipt", "verify", "r.json"]).args(args).assert();
+    verify(&["--public-key", &hex]).success().stdout(contains("The signature is right"));
+    std::fs::write(file("keys.txt"), format!("{hex}\n")).unwrap();
+    verify(&["-k", "keys.txt", "--subject", "u-17", "--salt-file", "r.json.salt", "--json"]).success();
+    verify(&["-k", "keys.txt", "--subject", "u-18", "--salt-file", "r.json.salt"]).code(7);
+    let other = data_encoding::HEXLOWER.encode(&Signing::from_seed(&[4; 32]).public());
+    verify(&["--public-key", &other]).code(7).stdout(is_empty());
+    verify(&["--public-key", "nonsense"]).code(2);
+    verify(&[]).code(2);
+    // One changed byte.
+    let changed = String::from_utf8(signed).unwrap().replace("\"acme\"", "\"acne\"");
+    std::fs::write(file("r.json"), changed).unwrap();
+    verify(&["--public-key", &hex]).code(7);
+}
+
+#[test]
+fn an_audit_that_is_not_whole_is_a_failed_check() {
+    let vault = vault();
+    let verdict = |valid| pb::ChainVerdict { chain: 1, valid, last_position: 40, ..Default::default() };
+    vault.answers("VerifyAudit", pb::VerifyAuditResponse { valid: true, chains: vec![verdict(true)] });
+    vault.program().args(["audit", "verify"]).assert().success();
+    let chains = vec![pb::ChainVerdict { bad_position: 17, ..verdict(false) }];
+    vault.answers("VerifyAudit", pb::VerifyAuditResponse { valid: false, chains });
+    vault.program().args(["audit", "verify"]).assert().code(7).stdout(contains("17"));
+    let entry = pb::AuditEntry {
+        position: 1,
+        time: Some(wire_time(Timestamp(0))),
+        action: "fields.get".into(),
+        field_ids: vec![1, 2],
+        purpose_id: 2,
+        ..Default::default()
+    };
+    vault.answers("ListEntries", pb::ListEntriesResponse { entries: vec![entry], ..Default::default() });
+    let assert = vault.program().args(["audit", "list", "--chain", "reads"]).assert().success();
+    assert.stdout(contains("email, born").and(contains("support")).and(contains("1970-01-01T00:00:00.000Z")));
+}
+
+#[test]
+fn checkpoints_are_verified_without_a_server() {
+    use pii_vault::audit::Checkpoint;
+    use pii_vault::ids::VaultId;
+    let vault = Double::start();
+    let signing = Signing::from_seed(&[3; 32]);
+    let checkpoint = Checkpoint::sign(VaultId([1; 16]), Timestamp(5), Vec::new(), &signing);
+    let path = vault.home.path().join("c.json");
+    std::fs::write(&path, checkpoint.to_json()).unwrap();
+    let hex = data_encoding::HEXLOWER.encode(&signing.public());
+    let args = ["audit", "verify", "--checkpoint", "c.json", "--public-key"];
+    vault.bare().args(args).arg(&hex).assert().success().stdout(contains("1970-01-01T00:00:00.005Z"));
+    let other = data_encoding::HEXLOWER.encode(&Signing::from_seed(&[4; 32]).public());
+    vault.bare().args(args).arg(&other).assert().code(7);
+}
+
+#[test]
+fn constants_completions_and_exit_codes_are_printed() {
+    let vault = vault();
+    let assert = vault.program().args(["schema", "--constants", "python"]).assert().success();
+    assert.stdout(contains("class Field:\n    EMAIL = 1\n"));
+    vault.program().arg("schema").assert().success().stdout(contains("Acme").and(contains("visits")));
+    vault.bare().args(["completions", "bash"]).assert().success().stdout(contains("pii-vault"));
+    vault.bare().args(["help", "exit-codes"]).assert().success().stdout(contains("7  a check failed"));
+    vault.bare().arg("exit-codes").assert().success().stdout(contains("not found, or erased"));
+    vault.bare().arg("--nonsense").assert().code(2);
+}
+
+#[test]
+fn the_feed_of_erasures_is_a_line_for_each_event() {
+    let vault = vault();
+    let event = |cursor: &str| {
+        let kind = pb::EventKind::Erased as i32;
+        bytes(&pb::WatchErasuresResponse { cursor: cursor.into(), kind, class_ids: vec![1], ..Default::default() })
+    };
+    let events = vec![event("c1"), event("c2")];
+    vault.on("WatchErasures", move |_| (events.clone(), None));
+    let assert = vault.program().args(["erase", "watch", "--json", "--cursor", "c0"]).assert().success();
+    let out = String::from_utf8(assert.get_output().stdout.clone()).unwrap();
+    let cursors: Vec<Json> = out.lines().map(|l| serde_json::from_str::<Json>(l).unwrap()["cursor"].clone()).collect();
+    assert_eq!(cursors, ["c1", "c2"]);
+    assert_eq!(vault.call("WatchErasures").request::<pb::WatchErasuresRequest>().cursor, "c0");
+}
