@@ -14,7 +14,6 @@ const SUBJECT: &[Col] = &[
     Col("GROUP", "group"),
     Col("CREATED", "create_time"),
     Col("ACTIVE", "active_time"),
-    Col("CLOSED", "close_time"),
     Col("REFERENCE", "recipient_ref"),
     Col("ETAG", "etag"),
 ];
@@ -36,22 +35,15 @@ const GROUP: &[Col] = &[
     Col("STATE", "state"),
     Col("OWNER", "owner"),
     Col("PLAN", "plan_id|plan"),
-    Col("SUBJECTS", "subject_count"),
     Col("REGION", "region"),
     Col("TIME ZONE", "time_zone"),
     Col("RETENTION CLASS", "retention.class_id|class"),
     Col("RETENTION DAYS", "retention.days"),
     Col("CREATED", "create_time"),
-    Col("CLOSED", "close_time"),
     Col("ETAG", "etag"),
 ];
-const GROUPS: &[Col] = &[
-    Col("GROUP", "group"),
-    Col("STATE", "state"),
-    Col("PLAN", "plan_id|plan"),
-    Col("SUBJECTS", "subject_count"),
-    Col("CREATED", "create_time"),
-];
+const GROUPS: &[Col] =
+    &[Col("GROUP", "group"), Col("STATE", "state"), Col("PLAN", "plan_id|plan"), Col("CREATED", "create_time")];
 
 /// `subject`
 #[derive(Debug, Subcommand)]

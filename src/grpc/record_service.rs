@@ -12,7 +12,7 @@ use crate::grpc::pb;
 use crate::grpc::status::bad_field;
 use crate::grpc::vault_status::limit_exceeded;
 use crate::grpc::words::{self, MAX_ATOMIC, MAX_BATCH};
-use crate::ids::{Bucket, ItemNo, ObjectId};
+use crate::ids::{Bucket, ItemNo};
 use crate::vault::item::{ItemCursor, NewItem, ShownItem};
 use crate::vault::request::Request as Repeat;
 use crate::vault::write::{Put, PutDone, WriteMode};
@@ -86,11 +86,7 @@ impl Api {
         let context = &words::context(message.context)?;
         let validate_only = message.validate_only;
         let put_one = |i: usize, wire: pb::SubjectPut| {
-            // Each write of the batch has a name of its own, made from the batch's.
-            let request = request.map(|batch| {
-                let id = call.tenant.token_mac(&[b"batch", batch.id.0.as_bytes(), &(i as u32).to_be_bytes()]);
-                Repeat { id: ObjectId(uuid::Builder::from_random_bytes(id).into_uuid()), ..batch }
-            });
+            let request = request.map(|batch| words::part_of(call, batch, i));
             async move {
                 let put = self.put_of(call, wire).await?;
                 let done = self.vault.put_fields(call, context, put, request, validate_only).await?;

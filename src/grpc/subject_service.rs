@@ -14,7 +14,7 @@ use crate::grpc::status::bad_field;
 use crate::grpc::words;
 use crate::ids::{ClassNo, GroupNo, Name, RecipientNo, SubjectUid};
 use crate::policy::period::Period;
-use crate::storage::{ClassState, SubjectSnapshot, SubjectState};
+use crate::storage::{ClassState, SubjectRow, SubjectSnapshot};
 use crate::vault::find::Key;
 use crate::vault::group::{Group, GroupChange, GroupState};
 use crate::vault::write::etag;
@@ -58,8 +58,8 @@ impl States {
         Ok(States(states))
     }
 
-    fn has(&self, state: SubjectState) -> bool {
-        self.0.is_empty() || self.0.contains(&words::wire_state(state))
+    fn has(&self, row: &SubjectRow) -> bool {
+        self.0.is_empty() || self.0.contains(&words::wire_row_state(row))
     }
 }
 
@@ -123,15 +123,24 @@ impl Api {
         classes: bool,
     ) -> Result<pb::Subject, Status> {
         let row = &snapshot.subject;
+        let mut holds = Vec::new();
+        if classes && call.permit(Verb::Hold).is_ok() {
+            holds = self.vault.holds_on(row).await?;
+            holds.retain(|hold| hold.active(call.now));
+        }
+        let names_of = |class: ClassNo| {
+            let on = holds.iter().filter(|hold| hold.classes.is_empty() || hold.classes.contains(&class));
+            on.map(|hold| hold.id.to_string()).collect()
+        };
         let class = |c: &crate::storage::ClassRow| pb::ClassState {
             class_id: c.class.0.into(),
             status: class_status(c.state) as i32,
             data_key_version: c.version.0,
-            holds: Vec::new(),
+            holds: names_of(c.class),
         };
         Ok(pb::Subject {
             subject: call.tenant.open_id(row.uid, &row.sealed_id)?.as_str().to_owned(),
-            state: words::wire_state(row.state) as i32,
+            state: words::wire_row_state(row) as i32,
             group: names.of(self, call, row.group).await?,
             classes: if classes { snapshot.classes.iter().map(class).collect() } else { Vec::new() },
             create_time: Some(wire_time(row.created)),
@@ -160,7 +169,7 @@ impl Api {
         let page = self.vault.list_subjects(call, group, after, limit).await?;
         let mut names = GroupNames::default();
         let mut subjects = Vec::with_capacity(page.rows.len());
-        for snapshot in page.rows.iter().filter(|s| states.has(s.subject.state)) {
+        for snapshot in page.rows.iter().filter(|s| states.has(&s.subject)) {
             subjects.push(self.wire_subject(call, snapshot, &mut names, false).await?);
         }
         Ok((subjects, pages.after(page.more, page.rows.last().map(|s| s.subject.uid.0 as u64))))
@@ -308,13 +317,9 @@ impl pb::subject_service_server::SubjectService for Api {
         convert::refuse(message.validate_only, "validate_only")?;
         let group = convert::required("group", &message.group)?;
         refuse_unkept(group)?;
-        let made_here = group.state != 0
-            || group.create_time.is_some()
-            || group.close_time.is_some()
-            || !group.etag.is_empty()
-            || group.subject_count != 0;
+        let made_here = group.state != 0 || group.create_time.is_some() || !group.etag.is_empty();
         if made_here {
-            return Err(bad_field("group", "state, times, etag and count are the vault's to set"));
+            return Err(bad_field("group", "state, times and etag are the vault's to set"));
         }
         let id = convert::subject_id("group.group", &group.group)?;
         let (plan, retention) = (plan_name(&call, group.plan_id)?, retention(&group.retention)?);

@@ -10,10 +10,10 @@ use crate::auth::KeyId;
 use crate::grpc::convert::{self, Bad};
 use crate::grpc::pb;
 use crate::grpc::vault_status::limit_exceeded;
-use crate::ids::{ActorId, FieldNo, ItemNo, Name, Revision};
+use crate::ids::{ActorId, FieldNo, ItemNo, Name, ObjectId, Revision};
 use crate::policy::compiled::Policy;
 use crate::policy::value::{Date, Value};
-use crate::storage::SubjectState;
+use crate::storage::{SubjectRow, SubjectState};
 use crate::vault::find::Key;
 use crate::vault::read::{Absence, Got, Select, Shown};
 use crate::vault::request::Request;
@@ -50,6 +50,12 @@ pub fn request(call: &Call, method: &str, id: &str, message: &impl Message) -> R
     let mut body = Zeroizing::new(Vec::with_capacity(message.encoded_len()));
     message.encode_raw(&mut *body);
     Ok(Some(Request { id, fingerprint: call.tenant.fingerprint(method, &body) }))
+}
+
+/// The name of one element of a batch, made from the batch's.
+pub fn part_of(call: &Call, batch: Request, i: usize) -> Request {
+    let id = call.tenant.token_mac(&[b"batch", batch.id.0.as_bytes(), &(i as u32).to_be_bytes()]);
+    Request { id: ObjectId(uuid::Builder::from_random_bytes(id).into_uuid()), ..batch }
 }
 
 /// Why values are touched; left out, it says nothing.
@@ -298,6 +304,14 @@ pub fn wire_state(state: SubjectState) -> pb::SubjectState {
         SubjectState::Closed => pb::SubjectState::Closed,
         SubjectState::Frozen => pb::SubjectState::Frozen,
         SubjectState::Held => pb::SubjectState::Restricted,
+    }
+}
+
+/// The state of a subject's row: one whose erasure has a date can still be had back.
+pub fn wire_row_state(row: &SubjectRow) -> pb::SubjectState {
+    match row.state {
+        SubjectState::Frozen if row.due.is_none() => pb::SubjectState::Erasing,
+        state => wire_state(state),
     }
 }
 

@@ -193,6 +193,11 @@ impl Vault {
         self.keyring.public_keys()
     }
 
+    /// Where destroyed keys were kept.
+    pub fn keeper(&self) -> &std::sync::Arc<dyn crate::keyring::keeper::Keeper> {
+        self.keyring.keeper()
+    }
+
     /// Proves that a subject was a member of an erasure about several: the salt shows to whom it belongs.
     pub async fn member_proof(&self, call: &Call, id: ObjectId, uid: SubjectUid) -> Result<MemberProof, VaultError> {
         call.permit(Verb::Erase)?;

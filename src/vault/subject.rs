@@ -23,6 +23,12 @@ impl Vault {
         }
     }
 
+    /// The id of a subject of the call's tenant; `None` once it is gone.
+    pub(crate) async fn id_of(&self, call: &Call, uid: SubjectUid) -> Result<Option<SubjectId>, VaultError> {
+        let snapshot = self.store.subject_by_uid(uid).await?.filter(|s| s.subject.tenant == call.tenant.no);
+        snapshot.map(|s| call.tenant.open_id(uid, &s.subject.sealed_id)).transpose()
+    }
+
     /// A subject: its state, group and classes, no values.
     pub async fn get_subject(&self, call: &Call, id: &SubjectId) -> Result<Arc<SubjectSnapshot>, VaultError> {
         call.permit(Verb::Subject)?;
