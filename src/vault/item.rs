@@ -130,6 +130,12 @@ impl GroupEdit {
         }
     }
 
+    /// Starts from nothing in the place of a stored row: for items that are all sealed anew.
+    pub(crate) fn anew(stored: &ItemGroupRow) -> Self {
+        let row = ItemGroupRow { key: stored.key, count: 0, revision: Revision(0), sum: [0; 16], mac: [0; 16] };
+        GroupEdit { row, former: stored.revision }
+    }
+
     /// Puts an item in or takes it out (XOR is its own inverse).
     pub(crate) fn toggle(&mut self, keys: &ClassKeys, item: &ItemRow, added: bool) {
         let mac = item_mac(keys, &self.row.key, item.item, item.revision, &item.envelope);

@@ -26,6 +26,7 @@ pub mod read;
 pub mod record;
 pub mod request;
 pub mod roles;
+pub mod reseal;
 pub mod schedule;
 pub mod subject;
 pub mod subject_limit;

@@ -19,9 +19,12 @@ use crate::vault::Vault;
 use crate::vault::call::{Call, Context};
 use crate::vault::error::{VaultError, Violation};
 use crate::vault::group::GroupRetention;
+use crate::vault::hold::require_no_hold;
+use crate::vault::operation::OperationKind;
 use crate::vault::read::plain_bytes;
 use crate::vault::record::{self, Entry, Owner, RecordView};
 use crate::vault::request::Request;
+use crate::vault::reseal::{Resealed, Rewrite};
 
 /// What a put does with a subject that is there, or is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +87,10 @@ pub(crate) struct Prepared {
     pub done: PutDone,
     /// Slots given for it, to be handed back if it does not commit.
     pub slots: Vec<Slot>,
+    /// Classes whose former key is dropped with it.
+    pub resealed: Vec<Resealed>,
+    /// What it changes, as it was; `None` for a new subject.
+    pub snapshot: Option<std::sync::Arc<SubjectSnapshot>>,
 }
 
 /// The etag of a subject: changes with every change of the subject or one of its classes.
@@ -120,11 +127,14 @@ impl Vault {
             self.keyring.release(call.tenant.no, &prepared.slots);
             return Ok(prepared.done);
         }
-        if put.erase_former {
-            return Err(VaultError::NotSupported("erase_former"));
-        }
         for _ in 0..ATTEMPTS {
             let mut prepared = self.prepare_put(call, context, &put, &checked).await?;
+            if !prepared.resealed.is_empty() {
+                match self.put_over(call, context, prepared, request.as_ref()).await? {
+                    Some(done) => return Ok(done),
+                    None => continue,
+                }
+            }
             self.remember(call, request.as_ref(), &prepared.done, &mut prepared.change);
             match self.store.commit(prepared.change).await {
                 Ok(_) => return Ok(prepared.done),
@@ -135,6 +145,29 @@ impl Vault {
             }
         }
         Err(VaultError::Conflict)
+    }
+
+    /// A put that drops the keys of what it overwrites: an erasure of its own. `None`: decide again.
+    async fn put_over(
+        &self,
+        call: &Call,
+        context: &Context,
+        prepared: Prepared,
+        request: Option<&Request>,
+    ) -> Result<Option<PutDone>, VaultError> {
+        let Prepared { mut change, mut done, slots, resealed, snapshot } = prepared;
+        let snapshot = snapshot.ok_or(VaultError::DataLoss)?;
+        let operation = self.reseal_operation(call, &snapshot, OperationKind::EraseFormer, &resealed).await?;
+        done.erasure = Some(operation.id);
+        self.remember(call, request, &done, &mut change);
+        match self.commit_reseal(call, context, &snapshot, operation, &resealed, change).await {
+            Ok(_) => Ok(Some(done)),
+            Err(error) => {
+                self.keyring.release(call.tenant.no, &slots);
+                self.retry_reseal(call, error, request).await?;
+                Ok(None)
+            }
+        }
     }
 
     /// Up to 100 subjects' puts as one change: all or none.
@@ -161,6 +194,11 @@ impl Vault {
             let (mut done, mut slots) = (Vec::new(), Vec::new());
             for (put, checked) in puts.iter().zip(&checked) {
                 match self.prepare_put(call, context, put, checked).await {
+                    Ok(prepared) if !prepared.resealed.is_empty() => {
+                        self.keyring.release(call.tenant.no, &slots);
+                        self.keyring.release(call.tenant.no, &prepared.slots);
+                        return Err(VaultError::WrongState("a class's key has sealed its limit: put it alone"));
+                    }
                     Ok(prepared) => {
                         change.preconditions.extend(prepared.change.preconditions);
                         change.mutations.extend(prepared.change.mutations);
@@ -316,9 +354,10 @@ impl Vault {
             }
         };
         let group = self.group_retention(call, subject.group).await?;
-        let mut slots = Vec::new();
+        let (mut slots, mut resealed) = (Vec::new(), Vec::new());
+        let old = snapshot.as_deref();
         let result =
-            self.seal_classes(call, put, checked, &subject, snapshot.as_deref(), &group, &mut change, &mut slots).await;
+            self.seal_classes(call, put, checked, &subject, old, &group, &mut change, &mut slots, &mut resealed).await;
         let classes = match result {
             Ok(classes) => classes,
             Err(error) => {
@@ -343,7 +382,7 @@ impl Vault {
             .collect();
         all.sort();
         let done = PutDone { etag: etag_of(subject.revision, all.into_iter()), created, at: call.now, erasure: None };
-        Ok(Prepared { change, done, slots })
+        Ok(Prepared { change, done, slots, resealed, snapshot })
     }
 
     /// Seals the values class by class into `change`; gives the new class rows.
@@ -358,6 +397,7 @@ impl Vault {
         group: &GroupRetention,
         change: &mut ChangeSet,
         slots: &mut Vec<Slot>,
+        resealed: &mut Vec<Resealed>,
     ) -> Result<Vec<ClassRow>, VaultError> {
         let tenant = &call.tenant;
         let policy = &checked.policy;
@@ -378,6 +418,23 @@ impl Vault {
         let mut rows = Vec::with_capacity(numbers.len());
         for class in numbers {
             let former = snapshot.and_then(|s| s.class(class));
+            let here = || put.values.iter().filter(|v| policy.field(v.field).is_some_and(|rule| rule.class == class));
+            if let (Some(row), Some(snapshot)) = (former.filter(|row| row.state == ClassState::Live), snapshot) {
+                let always = row.seals + here().count() as u32 > MAX_SEALS;
+                if put.erase_former || always {
+                    let fields: Vec<FieldNo> = here().map(|new| new.field).collect();
+                    let rewrite = Rewrite { fields: &fields, put: here().collect(), always, ..Rewrite::default() };
+                    if let Some(done) = self.reseal_class(call, row, &rewrite, group, change, slots).await? {
+                        if put.erase_former {
+                            self.must_not_be_held(call, snapshot, row).await?;
+                            require_no_hold(subject, class, change);
+                        }
+                        rows.push(done.row.clone());
+                        resealed.push(done);
+                        continue;
+                    }
+                }
+            }
             let (key, version, revision) = match former {
                 Some(row) if row.slot.is_some() => {
                     if row.state != ClassState::Live {
@@ -402,7 +459,7 @@ impl Vault {
             };
             let class_ref = ClassRef { tenant: tenant.no, uid: subject.uid, class, key };
             let mut sealed = Vec::new();
-            for new in put.values.iter().filter(|v| policy.field(v.field).is_some_and(|rule| rule.class == class)) {
+            for new in here() {
                 let origin = new.origin.unwrap_or(call.now);
                 let expiry = policy.expiry(class, group.of(class), origin);
                 if expiry.is_some_and(|e| e.at <= call.now) {
@@ -416,9 +473,6 @@ impl Vault {
                 self.index_value(call, policy, subject.uid, new, change)?;
             }
             let seals = former.filter(|row| row.version == version).map_or(0, |row| row.seals) + sealed.len() as u32;
-            if seals > MAX_SEALS {
-                return Err(VaultError::WrongState("the class's key has sealed its limit: rotate it"));
-            }
             let owner = Owner { vault: self.keyring.vault(), tenant: tenant.no, uid: subject.uid, class };
             let blob = former.filter(|row| row.slot.is_some()).map_or(&[][..], |row| &row.record);
             let (record, next_bucket) = self
@@ -479,7 +533,7 @@ impl Vault {
     }
 
     /// Replaces the index tags of a searchable value.
-    fn index_value(
+    pub(crate) fn index_value(
         &self,
         call: &Call,
         policy: &Policy,
@@ -626,6 +680,21 @@ pub(crate) struct SealedValue {
     pub sealed: Vec<u8>,
 }
 
+impl SealedValue {
+    /// As an entry of a record.
+    pub fn entry(&self) -> Entry<'_> {
+        let SealedValue { field, bucket, origin, expire, revision, ref sealed } = *self;
+        Entry { field, revision, bucket, origin, expire, sealed }
+    }
+}
+
+impl From<&Entry<'_>> for SealedValue {
+    fn from(entry: &Entry<'_>) -> Self {
+        let Entry { field, revision, bucket, origin, expire, sealed } = *entry;
+        SealedValue { field, bucket, origin, expire, revision, sealed: sealed.to_vec() }
+    }
+}
+
 /// A former record with new values in it, and its earliest bucket. A former record that is not as it was written is
 /// never carried on.
 pub(crate) fn merge(
@@ -648,14 +717,7 @@ pub(crate) fn merge(
         })
         .map_err(|_| VaultError::DataLoss)?;
     }
-    entries.extend(new.iter().map(|n| Entry {
-        field: n.field,
-        revision: n.revision,
-        bucket: n.bucket,
-        origin: n.origin,
-        expire: n.expire,
-        sealed: &n.sealed,
-    }));
+    entries.extend(new.iter().map(SealedValue::entry));
     let next = entries.iter().map(|e| e.bucket).filter(|b| *b != Bucket::NONE).min();
     Ok((record::encode(keys, owner, revision, &mut entries), next))
 }

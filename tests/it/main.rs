@@ -2,4 +2,5 @@
 
 mod erase;
 mod harness;
+mod reseal;
 mod values;
