@@ -12,11 +12,12 @@ use crate::audit::Action;
 use crate::crypto::sign::key_id;
 use crate::grpc::convert::{self, Bad, item_error, wire_time};
 use crate::grpc::identity::{Api, Scope};
+use crate::grpc::key_service::wire_keeper;
 use crate::grpc::page::Pages;
 use crate::grpc::pb;
 use crate::grpc::status::bad_field;
 use crate::grpc::vault_status::limit_exceeded;
-use crate::grpc::words::{self, MAX_VALUES};
+use crate::grpc::words::{self, MAX_BATCH, MAX_VALUES};
 use crate::ids::{ClassNo, ObjectId, RecipientNo};
 use crate::receipt::Receipt;
 use crate::vault::erase::Erasure;
@@ -154,14 +155,7 @@ impl Api {
     fn wire_operation(&self, call: &Call, operation: &Operation) -> pb::Erasure {
         let with_hold = call.permit(Verb::Hold).is_ok();
         let keeper = self.vault.keeper();
-        let assurance = match keeper.assurance() {
-            "physical" => pb::KeeperAssurance::Physical,
-            _ => pb::KeeperAssurance::Logical,
-        };
-        let kind = match keeper.kind() {
-            "pkcs11" => pb::KeeperKind::Pkcs11,
-            _ => pb::KeeperKind::File,
-        };
+        let (kind, assurance) = wire_keeper(&**keeper);
         let hex = |id: &[u8; 16]| data_encoding::HEXLOWER.encode(id);
         let active =
             keeper.replicas().iter().filter(|r| r.state == crate::keyring::keeper::ReplicaState::Active).count();
@@ -330,12 +324,36 @@ impl pb::erasure_service_server::ErasureService for Api {
         Ok(Response::new(pb::EraseClassResponse { erasure: Some(erasure) }))
     }
 
-    async fn erase_fields(&self, _request: Request<pb::EraseFieldsRequest>) -> Answer<pb::EraseFieldsResponse> {
-        Err(Bad::not_supported("EraseFields").into())
+    async fn erase_fields(&self, request: Request<pb::EraseFieldsRequest>) -> Answer<pb::EraseFieldsResponse> {
+        let call = self.enter(&request, Scope::Tenant).await?;
+        let mut message = request.into_inner();
+        let repeat_id = std::mem::take(&mut message.request_id);
+        let repeat = words::request(&call, "EraseFields", &repeat_id, &message)?;
+        convert::refuse(message.validate_only, "validate_only")?;
+        let fields = words::named_fields(call.tenant.policy()?, message.select)?;
+        let (key, context) = (words::key(message.key)?, words::context(message.context)?);
+        let etag = Some(message.etag.as_str()).filter(|etag| !etag.is_empty());
+        let wait = message.wait_final;
+        let erasure = self.vault.erase_fields(&call, &context, &key, &fields, etag, repeat, wait).await?;
+        Ok(Response::new(pb::EraseFieldsResponse { erasure: Some(self.wire_erasure(&call, erasure)) }))
     }
 
-    async fn erase_items(&self, _request: Request<pb::EraseItemsRequest>) -> Answer<pb::EraseItemsResponse> {
-        Err(Bad::not_supported("EraseItems").into())
+    async fn erase_items(&self, request: Request<pb::EraseItemsRequest>) -> Answer<pb::EraseItemsResponse> {
+        let call = self.enter(&request, Scope::Tenant).await?;
+        let mut message = request.into_inner();
+        words::count("items", message.items.len(), MAX_BATCH)?;
+        convert::refuse(message.validate_only, "validate_only")?;
+        let repeat_id = std::mem::take(&mut message.request_id);
+        let repeat = words::request(&call, "EraseItems", &repeat_id, &message)?;
+        let field = words::field(call.tenant.policy()?, message.field_id, &message.field)?;
+        let mut items = Vec::with_capacity(message.items.len());
+        for name in &message.items {
+            items.push(words::item_no("items", name)?);
+        }
+        let (key, context) = (words::key(message.key)?, words::context(message.context)?);
+        let wait = message.wait_final;
+        let erasure = self.vault.erase_items(&call, &context, &key, field, &items, repeat, wait).await?;
+        Ok(Response::new(pb::EraseItemsResponse { erasure: Some(self.wire_erasure(&call, erasure)) }))
     }
 
     async fn preview_erasure(&self, request: Request<pb::PreviewErasureRequest>) -> Answer<pb::PreviewErasureResponse> {

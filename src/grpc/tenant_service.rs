@@ -22,7 +22,8 @@ use crate::vault::{Call, VaultError, Violation};
 
 type Answer<T> = Result<Response<T>, Status>;
 
-fn wire_state(view: &TenantView) -> pb::TenantState {
+/// A tenant's state, for callers.
+pub(crate) fn wire_state(view: &TenantView) -> pb::TenantState {
     match (view.state, view.keys) {
         (TenantState::Erased, _) => pb::TenantState::Erased,
         (TenantState::Erasing, _) => pb::TenantState::Erasing,

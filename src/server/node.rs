@@ -149,6 +149,12 @@ fn keyring_options(config: &Config, clock: Arc<dyn Clock>) -> KeyringOptions {
 
 fn vault_options(config: &Config) -> VaultOptions {
     let mut options = VaultOptions::new();
+    options.root_provider = match &config.root_kek {
+        Some(RootKekSource::Env { .. }) => "environment",
+        Some(RootKekSource::Credential { .. }) => "credential",
+        Some(RootKekSource::Passphrase { .. }) => "passphrase",
+        Some(RootKekSource::File { .. }) | None => "file",
+    };
     let (from, argon2) = (&config.argon2, &mut options.argon2);
     argon2.cost = Argon2Cost { memory_kib: from.memory_kib, passes: from.iterations, lanes: from.parallelism };
     argon2.limit_kib = argon2.limit_kib.max(from.memory_kib);

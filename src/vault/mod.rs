@@ -21,12 +21,13 @@ pub mod find;
 pub mod group;
 pub mod hold;
 pub mod item;
+pub mod keys;
 pub mod operation;
 pub mod read;
 pub mod record;
 pub mod request;
-pub mod roles;
 pub mod reseal;
+pub mod roles;
 pub mod schedule;
 pub mod subject;
 pub mod subject_limit;
@@ -65,6 +66,8 @@ pub struct VaultOptions {
     pub argon2: admission::Argon2Options,
     /// What is remembered about access keys.
     pub access_cache: access_cache::AccessCacheOptions,
+    /// Where the root key comes from: `passphrase`, `file`, `environment`, `credential`.
+    pub root_provider: &'static str,
 }
 
 impl VaultOptions {
@@ -75,6 +78,7 @@ impl VaultOptions {
             search_horizon_days: 30,
             argon2: admission::Argon2Options::default(),
             access_cache: access_cache::AccessCacheOptions::default(),
+            root_provider: "file",
         }
     }
 }
