@@ -26,7 +26,7 @@ const KEY: &[Col] = &[
     Col("ISSUED", "create_time"),
     Col("EXPIRES", "expire_time"),
     Col("LAST USED", "use_time"),
-    Col("SUBJECTS/H", "subjects_per_hour"),
+    Col("SUBJECTS/H", "subjects_per_hour|nonzero"),
     Col("REVOKED", "revoke_time"),
     Col("CERTIFICATE", "certificate_sha256"),
 ];

@@ -92,8 +92,13 @@ Examples:
     Verify(Verify),
     /// Fetch the newest signed checkpoint: a Merkle root over the heads of all chains (whole for operators, proofs of its
     /// own heads for a tenant)
-    #[command(after_help = "Example:
-  pii-vault audit checkpoint --output checkpoint.json --proof proof.json")]
+    #[command(
+        after_help = "The whole checkpoint is for operator keys; a tenant's key gets the proofs that the heads of its own chains are in
+it, one on a line. `audit verify --checkpoint` checks both.
+
+Example:
+  pii-vault audit checkpoint --output checkpoint.json"
+    )]
     Checkpoint {
         /// File for the checkpoint [default: standard output]
         #[arg(long, short = 'o', value_name = "FILE")]

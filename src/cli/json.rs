@@ -32,6 +32,16 @@ pub fn message<M: prost::Message + prost::Name>(message: &M, form: Form) -> Json
     of_message(&dynamic, form)
 }
 
+/// Whether a message has what a path of field names leads to, through messages and lists.
+pub fn has_path<M: prost::Name>(path: &str) -> bool {
+    let mut message = POOL.get_message_by_name(&M::full_name());
+    path.split('.').all(|step| {
+        let field = message.as_ref().and_then(|m| m.get_field_by_name(step));
+        message = field.as_ref().and_then(|f| f.kind().as_message().cloned());
+        field.is_some()
+    })
+}
+
 fn of_message(dynamic: &DynamicMessage, form: Form) -> Json {
     match dynamic.descriptor().full_name() {
         "google.protobuf.Timestamp" => return Json::String(time_text(dynamic)),

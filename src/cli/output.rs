@@ -24,6 +24,7 @@ pub struct Output {
 impl Output {
     /// One message: its fields below each other, or the message as JSON.
     pub fn record<M: prost::Message + prost::Name>(&self, m: &M, cols: &[Col], names: &Names) -> Result<(), CliError> {
+        check::<M>(cols)?;
         if self.json {
             return self.document(&json::message(m, Form::Wire));
         }
@@ -39,6 +40,7 @@ impl Output {
         cols: &[Col],
         names: &Names,
     ) -> Result<(), CliError> {
+        check::<M>(cols)?;
         if self.json {
             let list: Vec<Json> = page.items.iter().map(|m| json::message(m, Form::Wire)).collect();
             return self.document(&json!({ word: list, "more": page.more }));
@@ -59,6 +61,7 @@ impl Output {
         cols: &[Col],
         names: &Names,
     ) -> Result<(), CliError> {
+        check::<M>(cols)?;
         let rows = items.iter().map(|m| {
             let value = json::message(m, Form::Human);
             cols.iter().map(|col| cell(&value, col, names)).collect()
@@ -73,6 +76,7 @@ impl Output {
         cols: &[Col],
         names: &Names,
     ) -> Result<(), CliError> {
+        check::<M>(cols)?;
         for m in items {
             let value = json::message(m, Form::Human);
             let cells: Vec<String> = cols.iter().map(|col| cell(&value, col, names)).collect();
@@ -154,6 +158,15 @@ pub struct Page<T> {
     pub items: Vec<T>,
     /// The server has more than were asked for.
     pub more: bool,
+}
+
+/// A column that its message does not have would be empty for ever. Tests run every command, so that nobody meets this.
+fn check<M: prost::Name>(cols: &[Col]) -> Result<(), CliError> {
+    let wrong = cols.iter().find(|Col(_, path)| !json::has_path::<M>(path.split('|').next().unwrap_or_default()));
+    match wrong {
+        None => Ok(()),
+        Some(Col(head, path)) => Err(CliError::Unexpected(format!("{} has no {path} for {head}", M::NAME))),
+    }
 }
 
 /// The content of a column.

@@ -325,7 +325,7 @@ pub enum Item {
   echo '{\"value\":\"Hello\",\"origin_time\":\"2026-11-01T10:00:00Z\"}' | \\
     pii-vault item append u-17 -p delivery --field message --jsonl")]
     Append(Append),
-    /// List items of a many-valued field, newest first
+    /// List items of a many-valued field, oldest first
     #[command(after_help = "Example:
   pii-vault item list u-17 -p support --field message --from 2026-11-01 --limit 20")]
     List(ListItems),

@@ -20,8 +20,10 @@ use std::time::Duration;
 
 const TENANT: &[Col] = &[
     Col("TENANT", "tenant"),
+    Col("DISPLAY NAME", "display_name"),
     Col("KIND", "kind"),
     Col("STATE", "state"),
+    Col("QUOTA SUBJECTS", "quota_subjects|nonzero"),
     Col("REGION", "region"),
     Col("TIME ZONE", "time_zone"),
     Col("POLICY VERSION", "policy_version"),
@@ -43,7 +45,7 @@ const TENANTS: &[Col] = &[
 pub enum Tenant {
     /// Create a tenant (operator key)
     #[command(after_help = "Examples:
-  pii-vault tenant create acme --time-zone Europe/Rome --policy acme.toml
+  pii-vault tenant create acme --display-name 'Acme GmbH' --policy acme.toml
   pii-vault tenant create trial --kind test")]
     Create {
         /// Name: a-z, 0-9, _, -; never reused
@@ -54,9 +56,12 @@ pub enum Tenant {
         /// Region it is pinned to
         #[arg(long)]
         region: Option<String>,
-        /// IANA time zone for years and business days [default: UTC]
+        /// A name for people
         #[arg(long)]
-        time_zone: Option<String>,
+        display_name: Option<String>,
+        /// Most subjects [default: no limit]
+        #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+        quota_subjects: u64,
         /// Policy file to apply at once
         #[arg(long, value_name = "FILE")]
         policy: Option<PathBuf>,
@@ -128,19 +133,23 @@ Examples:
         #[arg(long, conflicts_with = "version")]
         versions: bool,
     },
-    /// Stop a tenant: every call of its keys is refused (operator key)
+    /// Change a tenant: what is named is replaced, the rest stays
     #[command(after_help = "Example:
-  pii-vault tenant suspend acme --yes")]
-    Suspend {
-        /// Name of the tenant
-        name: String,
-    },
-    /// Let a stopped tenant work again (operator key)
-    #[command(after_help = "Example:
-  pii-vault tenant resume acme")]
-    Resume {
-        /// Name of the tenant
-        name: String,
+  pii-vault tenant update acme --quota-subjects 1000000")]
+    Update {
+        /// Name of the tenant [default: that of the key, or --tenant]
+        name: Option<String>,
+        /// A name for people
+        #[arg(long)]
+        display_name: Option<String>,
+        /// Most subjects; 0: no limit (operator key)
+        #[arg(long, value_name = "N")]
+        quota_subjects: Option<u64>,
+        /// Only if this is still the state that `tenant show` showed
+        #[arg(long)]
+        etag: Option<String>,
+        #[command(flatten)]
+        write: WriteArgs,
     },
     /// Erase a tenant with everything in it, by destroying its root key (operator key)
     #[command(after_help = "The name must be typed once more; without a terminal it is given with --confirm.
@@ -248,12 +257,13 @@ fn read(path: &Path) -> Result<Vec<u8>, CliError> {
 pub async fn tenant(s: &Session, yes: bool, command: Tenant) -> Result<(), CliError> {
     let none = Names::default();
     match command {
-        Tenant::Create { name, kind, region, time_zone, policy, write } => {
+        Tenant::Create { name, kind, region, display_name, quota_subjects, policy, write } => {
             let tenant = pb::Tenant {
                 tenant: name,
                 kind,
                 region: region.unwrap_or_default(),
-                time_zone: time_zone.unwrap_or_default(),
+                display_name: display_name.unwrap_or_default(),
+                quota_subjects,
                 ..Default::default()
             };
             let policy = policy.as_deref().map(read).transpose()?.unwrap_or_default();
@@ -329,11 +339,28 @@ pub async fn tenant(s: &Session, yes: bool, command: Tenant) -> Result<(), CliEr
             let answer = s.policies().get_policy(request).await?.into_inner();
             if s.out.json { s.out.document(&wire(&answer)) } else { s.out.raw(&answer.policy) }
         }
-        Tenant::Suspend { name } => {
-            input::confirm(yes, &format!("This refuses every call of the keys of tenant {name}"))?;
-            set_state(s, name, pb::TenantState::Suspended).await
+        Tenant::Update { name, display_name, quota_subjects, etag, write } => {
+            let named = [("display_name", display_name.is_some()), ("quota_subjects", quota_subjects.is_some())];
+            let paths: Vec<String> = named.into_iter().filter(|(_, is)| *is).map(|(path, _)| path.into()).collect();
+            if paths.is_empty() {
+                return Err(CliError::Usage("name what to change: --display-name or --quota-subjects".into()));
+            }
+            let tenant = pb::Tenant {
+                tenant: name.unwrap_or_else(|| s.tenant()),
+                display_name: display_name.unwrap_or_default(),
+                quota_subjects: quota_subjects.unwrap_or_default(),
+                etag: etag.unwrap_or_default(),
+                ..Default::default()
+            };
+            let request = pb::UpdateTenantRequest {
+                tenant: Some(tenant),
+                update_mask: Some(prost_types::FieldMask { paths }),
+                request_id: write.id(s),
+                validate_only: write.validate_only,
+            };
+            let answer = s.tenants().update_tenant(request).await?.into_inner();
+            s.out.record(&answer.tenant.unwrap_or_default(), TENANT, &none)
         }
-        Tenant::Resume { name } => set_state(s, name, pb::TenantState::Active).await,
         Tenant::Erase { name, confirm, approvals, write } => {
             let what = format!("This erases tenant {name} with everything in it for good");
             if !write.validate_only {
@@ -371,17 +398,6 @@ const VERSION: &[Col] = &[
     Col("SHA-256", "sha256"),
     Col("ETAG", "etag"),
 ];
-
-async fn set_state(s: &Session, name: String, state: pb::TenantState) -> Result<(), CliError> {
-    let request = pb::UpdateTenantRequest {
-        tenant: Some(pb::Tenant { tenant: name, state: state as i32, ..Default::default() }),
-        update_mask: Some(prost_types::FieldMask { paths: vec!["state".into()] }),
-        request_id: args::new_id(),
-        validate_only: false,
-    };
-    let answer = s.tenants().update_tenant(request).await?.into_inner();
-    s.out.record(&answer.tenant.unwrap_or_default(), TENANT, &Names::default())
-}
 
 async fn apply(s: &Session, file: &Path, etag: Option<String>, write: WriteArgs) -> Result<(), CliError> {
     let policy = read(file)?;

@@ -506,8 +506,8 @@ fn an_audit_that_is_not_whole_is_a_failed_check() {
 
 #[test]
 fn checkpoints_are_verified_without_a_server() {
-    use pii_vault::audit::Checkpoint;
-    use pii_vault::ids::VaultId;
+    use pii_vault::audit::{Chain, ChainHead, Checkpoint, Head};
+    use pii_vault::ids::{TenantNo, VaultId};
     let vault = Double::start();
     let signing = Signing::from_seed(&[3; 32]);
     let checkpoint = Checkpoint::sign(VaultId([1; 16]), Timestamp(5), Vec::new(), &signing);
@@ -518,6 +518,16 @@ fn checkpoints_are_verified_without_a_server() {
     vault.bare().args(args).arg(&hex).assert().success().stdout(contains("1970-01-01T00:00:00.005Z"));
     let other = data_encoding::HEXLOWER.encode(&Signing::from_seed(&[4; 32]).public());
     vault.bare().args(args).arg(&other).assert().code(7);
+    // A tenant gets a proof for each of its chains.
+    let head = |chain| ChainHead { tenant: TenantNo(2), chain, head: Head { seq: 9, hash: [8; 32] } };
+    let heads = vec![head(Chain::Change), head(Chain::Read)];
+    let checkpoint = Checkpoint::sign(VaultId([1; 16]), Timestamp(5), heads, &signing);
+    let proof = |chain| checkpoint.proof(TenantNo(2), chain).unwrap().to_json();
+    let proofs = [proof(Chain::Change), proof(Chain::Read)];
+    std::fs::write(&path, proofs.join(&b'\n')).unwrap();
+    vault.bare().args(args).arg(&hex).assert().success().stdout(contains("0808"));
+    std::fs::write(&path, [&proofs[0][..], b"\n{}"].concat()).unwrap();
+    vault.bare().args(args).arg(&hex).assert().code(7);
 }
 
 #[test]
@@ -546,4 +556,102 @@ fn the_feed_of_erasures_is_a_line_for_each_event() {
     let cursors: Vec<Json> = out.lines().map(|l| serde_json::from_str::<Json>(l).unwrap()["cursor"].clone()).collect();
     assert_eq!(cursors, ["c1", "c2"]);
     assert_eq!(vault.call("WatchErasures").request::<pb::WatchErasuresRequest>().cursor, "c0");
+}
+
+#[test]
+fn every_command_fits_the_answers_of_the_api() {
+    let vault = vault();
+    // An empty message is one of every type. A column that a message does not have is an error.
+    for method in methods().into_iter().filter(|m| m != "GetSchema") {
+        vault.on(&method, |_| (vec![Default::default()], None));
+    }
+    let commands = [
+        "whoami",
+        "schema",
+        "tenant create acme",
+        "tenant list",
+        "tenant show acme --usage",
+        "tenant apply p.toml",
+        "tenant policy --versions",
+        "tenant policy",
+        "tenant update acme --quota-subjects 5",
+        "tenant erase acme --confirm acme",
+        "tenant advance-clock 1d",
+        "access-key issue k --role backend",
+        "access-key rotate k",
+        "access-key revoke k",
+        "access-key list",
+        "role create r --grant verbs=read~classes=account",
+        "role update 9 --name r --grant verbs=read",
+        "role list --grants",
+        "approval request --verb read -f email -p service --reference c",
+        "approval approve a",
+        "approval deny a",
+        "approval list",
+        "put u -p service -f email",
+        "get u -p service",
+        "delete u -f email",
+        "find email -p service --values",
+        "item append u -f email -p 1",
+        "item list u -f email -p 1",
+        "item get u -f email -p 1 --item i",
+        "item delete u -f email --item i",
+        "subject show u",
+        "subject list",
+        "subject close u",
+        "subject reopen u",
+        "subject touch u",
+        "group create g",
+        "group show g",
+        "group list",
+        "group update g --state closed",
+        "group subjects g",
+        "erase subject u",
+        "erase class u -c account",
+        "erase fields u -f email",
+        "erase items u -f email --item i",
+        "erase group g",
+        "erase preview u",
+        "erase schedule u --at +1d",
+        "erase cancel e",
+        "erase status e",
+        "erase list",
+        "erase watch",
+        "hold place u --basis b -p service",
+        "hold release h",
+        "hold list",
+        "receipt get e",
+        "receipt keys",
+        "audit list",
+        "audit follow",
+        "audit checkpoint",
+        "ops list",
+        "ops show o",
+        "ops cancel o",
+        "keys status --seal",
+        "keys rotate index",
+    ];
+    std::fs::write(vault.home.path().join("p.toml"), "x").unwrap();
+    for command in commands {
+        for json in [false, true] {
+            let words = command.split(' ').map(|w| w.replace('~', " "));
+            let mut program = vault.program();
+            program.args(words).arg("--yes").args(json.then_some("--json")).write_stdin("x\n").assert().success();
+        }
+    }
+    // These have tests of their own, because an empty answer is not a good one for them.
+    let special = ["WatchOperation", "VerifyAudit", "TestAccess", "ExportSubject", "LintPolicy"];
+    let batches = ["BatchPutFields", "BatchGetFields", "BatchEraseSubjects"];
+    let unused: Vec<String> = methods().into_iter().filter(|m| vault.calls(m).is_empty()).collect();
+    let left: Vec<&String> =
+        unused.iter().filter(|m| !special.contains(&m.as_str()) && !batches.contains(&m.as_str())).collect();
+    assert!(left.is_empty(), "no command calls {left:?}");
+}
+
+/// Names of all methods of the API.
+fn methods() -> Vec<String> {
+    use prost::Message as _;
+    let set = prost_types::FileDescriptorSet::decode(pb::DESCRIPTOR_SET).unwrap();
+    let services = set.file.iter().flat_map(|f| &f.service);
+    services.flat_map(|s| s.method.iter().map(|m| m.name().to_string())).collect()
 }
