@@ -19,11 +19,14 @@ mod json;
 mod names;
 mod ops;
 mod output;
+pub mod people;
 mod profile;
 mod profiles;
+pub mod quickstart;
 mod receipt;
 mod records;
 mod schema;
+mod server;
 mod session;
 mod subjects;
 mod tenant;
@@ -67,6 +70,12 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Quickstart(quickstart::Quickstart),
+    Init(server::Init),
+    Serve(server::Serve),
+    Healthcheck(server::Healthcheck),
+    Doctor(server::Doctor),
+    Prove(server::Prove),
     /// Named servers and credentials
     #[command(subcommand)]
     Profile(profiles::ProfileCommand),
@@ -174,6 +183,12 @@ fn run(cli: Cli, last: Arc<Mutex<LastIds>>) -> Result<(), CliError> {
         Command::Audit(command) if !audit::needs_server(&command) => return audit::verify_here(out, command),
         Command::Receipt(receipt::Receipt::Verify(args)) => return receipt::verify(out, args),
         Command::Completions { shell } => return completions(out, shell),
+        Command::Quickstart(args) => return on_this_machine(args.run()),
+        Command::Init(args) => return on_this_machine(server::init_vault(out, args)),
+        Command::Serve(args) => return on_this_machine(server::serve(out, args)),
+        Command::Healthcheck(args) => return on_this_machine(server::healthcheck(out, args)),
+        Command::Doctor(args) => return on_this_machine(server::doctor(out, args)),
+        Command::Prove(args) => return on_this_machine(server::prove_copy(out, args)),
         Command::ExitCodes => return exit_codes(out),
         command => command,
     };
@@ -216,8 +231,23 @@ async fn call(s: &Session, yes: bool, command: Command) -> Result<(), CliError> 
         Command::Ops(c) => ops::ops(s, c).await,
         Command::Keys(c) => ops::keys(s, yes, c).await,
         // These need no server and were done before.
-        Command::Profile(_) | Command::Completions { .. } | Command::ExitCodes => Ok(()),
+        Command::Profile(_)
+        | Command::Completions { .. }
+        | Command::ExitCodes
+        | Command::Quickstart(_)
+        | Command::Init(_)
+        | Command::Serve(_)
+        | Command::Healthcheck(_)
+        | Command::Doctor(_)
+        | Command::Prove(_) => Ok(()),
     }
+}
+
+/// Runs what serves or opens the vault itself: on all cores.
+fn on_this_machine(work: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(CliError::io("tokio runtime"))?.block_on(work)
 }
 
 fn completions(out: Output, shell: clap_complete::Shell) -> Result<(), CliError> {

@@ -1,0 +1,295 @@
+//! Commands of the machine that the vault is on: init, serve, healthcheck, doctor, prove. They read the configuration and
+//! need no access key.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::json;
+
+use crate::cli::error::CliError;
+use crate::cli::output::Output;
+use crate::clock::{Clock, SystemClock};
+use crate::config::{Config, RootKekSource};
+use crate::keyring::TenantKeyState;
+use crate::keyring::keeper::inspect;
+use crate::server::prove::prove;
+use crate::server::run::{Ports, run, tls};
+use crate::server::{Node, init, signals};
+
+/// Where the configuration is.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// Configuration file [env: PII_VAULT_CONFIG]
+    #[arg(long, value_name = "FILE", env = "PII_VAULT_CONFIG", hide_env = true)]
+    config: Option<PathBuf>,
+    /// One key of the configuration, over file and environment; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_value)]
+    set: Vec<(String, String)>,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("must be KEY=VALUE, such as listen.address=127.0.0.1:7443")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+impl ConfigArgs {
+    fn load(&self) -> Result<Config, CliError> {
+        Config::load(self.config.as_deref(), std::env::vars(), &self.set).map_err(|e| CliError::Usage(chain(&e)))
+    }
+}
+
+/// Makes a new vault: keeper, database, signing key and the first operator's access key
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  pii-vault init --config /etc/pii-vault/pii-vault.toml --operator-key-file operator.key
+  pii-vault init --set data_dir=data --set keeper.paths=keeper --set root_kek.provider=file --set root_kek.path=root.key
+
+A root key file that is not there is made. Nothing that exists is overwritten. Keep the root key, the keeper and the data
+on different disks; whoever loses keeper or root key loses every subject.")]
+pub struct Init {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// File for the first operator's access key (mode 600); without it the key is printed once
+    #[arg(long, value_name = "FILE")]
+    operator_key_file: Option<PathBuf>,
+}
+
+/// Serves until SIGTERM or SIGINT; SIGHUP reads certificates again
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  pii-vault serve --config /etc/pii-vault/pii-vault.toml
+  pii-vault serve --config /etc/pii-vault/pii-vault.toml --check-config")]
+pub struct Serve {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Check the configuration, list everything wrong with it, and end
+    #[arg(long)]
+    check_config: bool,
+}
+
+/// Asks a running server on this machine whether it is ready
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  pii-vault healthcheck --config /etc/pii-vault/pii-vault.toml")]
+pub struct Healthcheck {
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+/// Looks at configuration, keeper, keys and machine, and says what is wrong and what to do
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  pii-vault doctor --config /etc/pii-vault/pii-vault.toml")]
+pub struct Doctor {
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+/// Tries the present keys on an old copy of the database files, and counts what opens
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  pii-vault prove --config /etc/pii-vault/pii-vault.toml --copy /backups/2026-11-20
+
+DIR holds vault.db and, where there was one, vault.db-wal. The server must not be running: the vault is opened by one
+process at a time. Ends with 7 if anything of an erased subject opened.")]
+pub struct Prove {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Directory with the copy
+    #[arg(long, value_name = "DIR")]
+    copy: PathBuf,
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+fn unexpected(error: impl std::error::Error) -> CliError {
+    CliError::Unexpected(chain(&error))
+}
+
+pub async fn init_vault(out: Output, args: Init) -> Result<(), CliError> {
+    let config = args.config.load()?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    if let Some(path) = args.operator_key_file.as_ref().filter(|path| path.exists()) {
+        return Err(CliError::Usage(format!("{} exists already", path.display())));
+    }
+    let made = init(&config, clock).await.map_err(unexpected)?;
+    let public = data_encoding::HEXLOWER.encode(&made.public_key);
+    let in_file = match &args.operator_key_file {
+        Some(path) => {
+            crate::cli::quickstart::write_private(path, &made.operator_key)?;
+            Some(path.display().to_string())
+        }
+        None => None,
+    };
+    if out.json {
+        let mut document = json!({ "vault": made.vault.to_string(), "public_key": public });
+        match in_file {
+            Some(path) => document["operator_key_file"] = path.into(),
+            None => document["operator_key"] = made.operator_key.as_str().into(),
+        }
+        return out.document(&document);
+    }
+    out.line(&format!("vault       {}", made.vault))?;
+    out.line(&format!("public key  {public}"))?;
+    match in_file {
+        Some(path) => out.line(&format!("operator    access key written to {path}"))?,
+        None => {
+            out.line(&format!("operator    {}", made.operator_key.as_str()))?;
+            out.line("            shown this once: keep it in a password store")?;
+        }
+    }
+    out.line("")?;
+    out.line("Publish the public key: receipts and checkpoints are verified with it.")?;
+    out.line("There is no recovery key in this version: whoever loses the keeper or the root key loses every subject.")
+}
+
+pub async fn serve(out: Output, args: Serve) -> Result<(), CliError> {
+    let config = args.config.load()?;
+    let problems = config.check();
+    if args.check_config {
+        for problem in &problems {
+            out.line(&format!("{}: {}", problem.key, problem.rule))?;
+        }
+        return match problems.len() {
+            0 => out.line("the configuration can be served"),
+            n => Err(CliError::Usage(format!("{n} problems"))),
+        };
+    }
+    if let Some(problem) = problems.first() {
+        let more = if problems.len() > 1 { " (--check-config lists all)" } else { "" };
+        return Err(CliError::Usage(format!("{}: {}{more}", problem.key, problem.rule)));
+    }
+    let level = crate::telemetry::init_logging(&config.log.level, config.log.format.into()).map_err(unexpected)?;
+    let metrics = crate::telemetry::init_metrics().map_err(unexpected)?;
+    let state = tls(&config).map_err(unexpected)?;
+    let stop = signals({
+        let (state, args) = (state.clone(), args.config);
+        move || {
+            if let Some(state) = &state
+                && let Err(error) = state.reload()
+            {
+                tracing::error!(error = chain(&error), "the certificates were not reloaded");
+            }
+            match args.load() {
+                Ok(config) => {
+                    if let Err(error) = level.set(&config.log.level) {
+                        tracing::error!(error = chain(&error), "the log level was not changed");
+                    }
+                }
+                Err(error) => tracing::error!(%error, "the configuration was not read again"),
+            }
+        }
+    })
+    .map_err(CliError::io("signals"))?;
+    let ports = Ports::bind(&config).await.map_err(unexpected)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    run(&config, ports, state, clock, Some(metrics), stop).await.map_err(unexpected)
+}
+
+pub async fn healthcheck(out: Output, args: Healthcheck) -> Result<(), CliError> {
+    let config = args.config.load()?;
+    let probed = crate::grpc::ops::probe(config.ops.address, "/readyz", Duration::from_secs(3));
+    let (status, body) = probed.map_err(CliError::io(config.ops.address.to_string()))?;
+    match status {
+        200 => out.line("ready"),
+        _ => Err(CliError::CheckFailed(format!("not ready: {}", body.trim()))),
+    }
+}
+
+pub async fn doctor(out: Output, args: Doctor) -> Result<(), CliError> {
+    let config = args.config.load()?;
+    // (verdict, what, what to do)
+    let mut rows: Vec<(&str, String, String)> = Vec::new();
+    for problem in config.check() {
+        rows.push(("bad", problem.key, problem.rule));
+    }
+    for path in &config.keeper.paths {
+        for finding in inspect(path, &config.data_dir) {
+            rows.push((if finding.severe() { "bad" } else { "doubtful" }, "keeper.paths".into(), finding.to_string()));
+        }
+    }
+    if config.keeper.paths.len() == 1 {
+        let advice = "one replica: a second on another disk keeps the vault when that disk dies";
+        rows.push(("doubtful", "keeper.paths".into(), advice.into()));
+    }
+    if let Some(RootKekSource::File { path }) = &config.root_kek
+        && path.starts_with(&config.data_dir)
+    {
+        rows.push(("bad", "root_kek.path".into(), "the root key lies with the data: a thief of one has both".into()));
+    }
+    rows.push((
+        "doubtful",
+        "recovery".into(),
+        "no recovery key: whoever loses keeper or root key loses everyone".into(),
+    ));
+    match Node::open(&config, Arc::new(SystemClock::new())).await {
+        Ok(node) => {
+            let states = node.keyring.states();
+            for (tenant, state) in &states {
+                if *state != TenantKeyState::Ready && *state != TenantKeyState::TenantErased {
+                    rows.push(("bad", format!("tenant {tenant}"), format!("its keys are refused: {state:?}")));
+                }
+            }
+            let rows_of = node.store.tenants().await.map_err(unexpected)?;
+            let known = node.keyring.keeper().tenants().await.map_err(unexpected)?;
+            for orphan in known.iter().filter(|no| rows_of.iter().all(|row| row.no != **no)) {
+                let what = "only the keeper knows it: its creation was never committed, or the database is older";
+                rows.push(("doubtful", format!("tenant {orphan}"), what.into()));
+            }
+            rows.push(("good", "vault".into(), format!("opens; {} tenants", states.len().saturating_sub(1))));
+            node.close().await;
+        }
+        Err(error) => rows.push(("bad", "vault".into(), chain(&error))),
+    }
+    let bad = rows.iter().filter(|(verdict, ..)| *verdict == "bad").count();
+    if out.json {
+        let list: Vec<_> = rows.iter().map(|(v, k, t)| json!({ "verdict": v, "about": k, "finding": t })).collect();
+        out.document(&json!({ "findings": list }))?;
+    } else {
+        let table = rows.into_iter().map(|(v, k, t)| vec![v.to_owned(), k, t]).collect();
+        out.rows(&["VERDICT", "ABOUT", "FINDING"], table)?;
+    }
+    if bad > 0 { Err(CliError::CheckFailed(format!("{bad} findings are bad"))) } else { Ok(()) }
+}
+
+pub async fn prove_copy(out: Output, args: Prove) -> Result<(), CliError> {
+    let config = args.config.load()?;
+    let node = Node::open(&config, Arc::new(SystemClock::new())).await.map_err(unexpected)?;
+    let proof = prove(&node, &args.copy).await;
+    node.close().await;
+    let proof = proof.map_err(unexpected)?;
+    if out.json {
+        out.document(&serde_json::to_value(&proof).map_err(unexpected)?)?;
+    } else {
+        let rows = proof.tenants.iter().map(|t| {
+            vec![
+                t.tenant.clone(),
+                format!("{} / {}", t.copy_generation, t.present_generation),
+                if t.old_tree_opens { "opens" } else { "does not open" }.into(),
+                format!("{} of {}", t.living_opened, t.living),
+                format!("{} of {}", t.erased_opened, t.erased),
+                t.values_opened.to_string(),
+            ]
+        });
+        let head = ["TENANT", "GENERATION COPY / NOW", "OLD TREE", "LIVING OPEN", "ERASED CLASSES OPEN", "VALUES"];
+        out.rows(&head, rows.collect())?;
+    }
+    match proof.holds {
+        true => Ok(()),
+        false => Err(CliError::CheckFailed("something of an erased subject opened, or a living one did not".into())),
+    }
+}

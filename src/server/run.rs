@@ -1,0 +1,115 @@
+//! A whole server: opens the node, serves until told to stop, closes in order.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::grpc::listen::Security;
+use crate::grpc::pb;
+use crate::grpc::tls::{TlsError, TlsState};
+use crate::server::network::{Network, NetworkError, Ops, serve_network};
+use crate::server::node::{Node, NodeError};
+
+/// Why a server does not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    #[error("the certificate cannot be used")]
+    Tls(#[from] TlsError),
+    #[error("cannot listen on {address}")]
+    Bind {
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Bound ports: the addresses are known before the vault is open.
+pub struct Ports {
+    pub grpc: TcpListener,
+    pub ops: Option<TcpListener>,
+}
+
+impl Ports {
+    /// Binds what the configuration names.
+    pub async fn bind(config: &Config) -> Result<Ports, ServeError> {
+        let bind = |address: SocketAddr| async move {
+            TcpListener::bind(address).await.map_err(|source| ServeError::Bind { address, source })
+        };
+        let ops = match config.ops.enabled {
+            true => Some(bind(config.ops.address).await?),
+            false => None,
+        };
+        Ok(Ports { grpc: bind(config.listen.address).await?, ops })
+    }
+}
+
+/// Certificates as configured; `None` for plain text.
+pub fn tls(config: &Config) -> Result<Option<Arc<TlsState>>, ServeError> {
+    Ok(match &config.tls {
+        Some(tls) => Some(Arc::new(TlsState::load(tls.options())?)),
+        None => None,
+    })
+}
+
+/// Serves until `shutdown` turns true: health says NOT_SERVING, connections drain, jobs stop, files close.
+pub async fn run(
+    config: &Config,
+    ports: Ports,
+    tls: Option<Arc<TlsState>>,
+    clock: Arc<dyn Clock>,
+    metrics: Option<PrometheusHandle>,
+    shutdown: watch::Receiver<bool>,
+) -> Result<(), ServeError> {
+    let node = Node::open(config, clock.clone()).await?;
+    let served = serve_node(config, &node, ports, tls, metrics, shutdown).await;
+    node.close().await;
+    served
+}
+
+/// The same over a node that is open already; it stays open.
+pub async fn serve_node(
+    config: &Config,
+    node: &Node,
+    ports: Ports,
+    tls: Option<Arc<TlsState>>,
+    metrics: Option<PrometheusHandle>,
+    shutdown: watch::Receiver<bool>,
+) -> Result<(), ServeError> {
+    let routes = crate::grpc::services::routes(node.vault.clone());
+    let network = Network {
+        listener: ports.grpc,
+        security: match tls {
+            Some(state) => Security::Tls(state),
+            None => Security::Plaintext { allow_non_loopback: config.listen.allow_plaintext_non_loopback },
+        },
+        options: config.network_options(),
+        routes,
+        descriptor_sets: vec![pb::DESCRIPTOR_SET],
+        reflection: config.development.reflection,
+        ops: ports.ops.map(|listener| Ops { listener, allow_non_loopback: config.ops.allow_non_loopback, metrics }),
+        readiness: {
+            let (store, log) = (node.store.clone(), node.read_log.clone());
+            Arc::new(move || {
+                let mut missing = Vec::new();
+                if store.health().is_err() {
+                    missing.push("store");
+                }
+                if !log.is_writable() {
+                    missing.push("read audit");
+                }
+                missing
+            })
+        },
+    };
+    tracing::info!(tenants = node.vault.live_tenants().len(), "serving");
+    Ok(serve_network(network, shutdown).await?)
+}
