@@ -3,8 +3,9 @@
 //!
 //! File: magic 8, vault 16, zeros to 512; then batches, each: magic 4, length u32 of the whole batch, number of its first
 //! entry u64, count u32, hash of the batch before 32 (of the first: SHA-256 of a constant and the vault), key id 8,
-//! entries of 62 B, hash 32 = SHA-256 over everything so far, Ed25519 signature 64 over vault and hash; then zeros.
-//! Numbers are big endian.
+//! entries of 62 B, hash 32 = SHA-256 over everything so far, Ed25519 signature 64 over vault and hash, check 8 = the
+//! first bytes of SHA-256 over hash and signature; then zeros. Numbers are big endian. The check tells a batch whose
+//! signature was torn by a power loss from a whole one, without any key.
 
 use std::io;
 use std::path::Path;
@@ -91,7 +92,7 @@ const FILE_MAGIC: &[u8; 8] = b"pvledger";
 const MAGIC: &[u8; 4] = b"pvLB";
 const ENTRY: usize = 62;
 const HEAD: usize = 4 + 4 + 8 + 4 + 32 + 8;
-const FOOT: usize = 32 + 64;
+const FOOT: usize = 32 + 64 + 8;
 const MAX_BATCH: usize = HEAD + MAX_ENTRIES * ENTRY + FOOT;
 
 impl LedgerKind {
@@ -223,6 +224,8 @@ pub fn encode_batch(
     let hash: [u8; 32] = Sha256::digest(&out).into();
     out.extend_from_slice(&hash);
     out.extend_from_slice(&signing.sign(Domain::Ledger, &signed(vault, &hash)));
+    let check = Sha256::digest(&out[len - FOOT..]);
+    out.extend_from_slice(&check[..8]);
     (out, LedgerHead { seq: head.seq + entries.len() as u64, hash })
 }
 
@@ -239,6 +242,9 @@ pub fn decode_batch(bytes: &[u8]) -> Result<(LedgerBatch, usize), &'static str> 
     if Sha256::digest(&bytes[..len - FOOT]).as_slice() != hash {
         return Err("the hash does not fit");
     }
+    if Sha256::digest(&bytes[len - FOOT..len - 8])[..8] != bytes[len - 8..] {
+        return Err("the signature was cut off");
+    }
     let entries = bytes[HEAD..len - FOOT]
         .chunks_exact(ENTRY)
         .map(|chunk| LedgerEntry::decode(chunk.try_into().expect("chunks have that size")))
@@ -254,7 +260,7 @@ pub fn decode_batch(bytes: &[u8]) -> Result<(LedgerBatch, usize), &'static str> 
         prev: take(bytes, 20),
         hash,
         key: take(bytes, 52),
-        signature: take(bytes, len - 64),
+        signature: take(bytes, len - 64 - 8),
     };
     Ok((batch, len))
 }
@@ -508,6 +514,10 @@ mod tests {
         for cut in starts[2] + 1..file.len() {
             let (head, torn) = read(file[..cut].to_vec()).unwrap();
             assert_eq!((head.seq, torn), (4, true));
+            // The file is longer than its batches: what did not arrive reads as zeros.
+            let mut zeros = file[..cut].to_vec();
+            zeros.resize(file.len() + 512, 0);
+            assert_eq!(read(zeros).unwrap().0.seq, if file[cut..].iter().all(|b| *b == 0) { 6 } else { 4 });
         }
         let mut bad = file.clone();
         bad[starts[1] + 70] ^= 1;

@@ -137,13 +137,14 @@ def keeper():
     ledger = (b"pvledger" + VAULT).ljust(512, b"\0")
     prev, seq, heads = hashlib.sha256(b"pii-vault ledger genesis" + VAULT).digest(), 0, []
     for count in (1, 12):
-        body = b"pvLB" + struct.pack(">IQI", 4 + 4 + 8 + 4 + 32 + 8 + 62 * count + 96, seq + 1, count) + prev
+        body = b"pvLB" + struct.pack(">IQI", 4 + 4 + 8 + 4 + 32 + 8 + 62 * count + 104, seq + 1, count) + prev
         body += hashlib.sha256(public).digest()[:8]
         for n in range(count):
             body += bytes([n % 12 + 1, n + 1]) + struct.pack(">IqIQq", 4242, n - 1, n + 2, n + 3, 1795219200000 + n)
             body += bytes(range(n, n + 16)) + struct.pack(">qI", n, n + 5)
         prev = hashlib.sha256(body).digest()
-        ledger += body + prev + signer.sign(b"pii-vault ledger v1\0" + VAULT + prev)
+        foot = prev + signer.sign(b"pii-vault ledger v1\0" + VAULT + prev)
+        ledger += body + foot + hashlib.sha256(foot).digest()[:8]
         seq += count
         heads.append({"seq": seq, "hash": prev.hex()})
     kek = key(4)

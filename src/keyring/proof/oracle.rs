@@ -1,5 +1,7 @@
 //! T05: the reachability oracle over random histories, and the mistakes it must notice.
 
+use futures_util::FutureExt;
+
 use super::spy::CommitFault;
 use super::world::{Fault, Mutant, World};
 use super::{Dice, count};
@@ -132,7 +134,9 @@ async fn replica_away(world: &mut World, uid: SubjectUid, class: ClassNo, dice: 
 async fn run(seeds: std::ops::Range<u64>, mutant: Option<Mutant>) -> Vec<(u64, String)> {
     let mut found = Vec::new();
     for seed in seeds {
-        if let Err(what) = history(seed, mutant).await {
+        // A panic names its seed too.
+        let life = std::panic::AssertUnwindSafe(history(seed, mutant)).catch_unwind().await;
+        if let Err(what) = life.unwrap_or_else(|_| Err("a panic".into())) {
             found.push((seed, what));
             if mutant.is_some() {
                 break;
