@@ -485,7 +485,7 @@ impl Vault {
     }
 
     /// Drops the keys of a tenant from memory: it was erased.
-    pub(crate) fn forget_keys(&self, tenant: TenantNo) {
+    pub fn forget_keys(&self, tenant: TenantNo) {
         self.access.forget(tenant);
     }
 

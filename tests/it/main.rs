@@ -1,5 +1,6 @@
 //! Tests of the whole: over the vault floor, and over a real socket, with a clock that is moved by hand.
 
+mod access;
 mod erase;
 mod harness;
 mod reseal;
