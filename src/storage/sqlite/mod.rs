@@ -73,7 +73,7 @@ impl Options {
             read_queue: 1024,
             write_queue: 1024,
             write_queue_bytes: 64 << 20,
-            max_group: 256,
+            max_group: 512,
             cache_bytes: 64 << 20,
             page_cache_kib: 8 << 10,
             checkpoint_pages: 16_384,

@@ -144,19 +144,18 @@ impl Writer {
         }
     }
 
+    /// Commits a group that begins with `first`, and what else was asked for meanwhile.
     fn serve(&mut self, first: Job, jobs: &Receiver<Job>) {
-        let (mut group, mut checkpoints) = (Vec::new(), Vec::new());
-        let mut next = Some(first);
-        while let Some(job) = next {
-            match job {
-                Job::Commit(commit) => group.push(commit),
-                Job::Checkpoint(answer) => checkpoints.push(answer),
+        let (mut first, mut checkpoints) = (Some(first), Vec::new());
+        self.commit_group(&mut || {
+            while let Some(job) = first.take().or_else(|| jobs.try_recv().ok()) {
+                match job {
+                    Job::Commit(commit) => return Some(commit),
+                    Job::Checkpoint(answer) => checkpoints.push(answer),
+                }
             }
-            next = if group.len() < self.max_group { jobs.try_recv().ok() } else { None };
-        }
-        if !group.is_empty() {
-            self.commit_group(group);
-        }
+            None
+        });
         if !checkpoints.is_empty() {
             let result = self.shared.may_write().and_then(|()| self.checkpoint("PRAGMA wal_checkpoint(TRUNCATE)"));
             for answer in checkpoints {
@@ -166,11 +165,13 @@ impl Writer {
         self.bound_log();
     }
 
-    fn commit_group(&mut self, group: Vec<Commit>) {
-        let mut results: Vec<Result<Committed>> = Vec::with_capacity(group.len());
+    fn commit_group(&mut self, next: &mut dyn FnMut() -> Option<Commit>) {
+        let Some(first) = next() else { return };
+        let mut group = vec![first];
+        let mut results: Vec<Result<Committed>> = Vec::new();
         let mut applied = Applied::default();
         let outcome = self.shared.may_write().map_err(Failure::Store).and_then(|()| {
-            self.apply_group(&group, &mut results, &mut applied)?;
+            self.apply_group(&mut group, next, &mut results, &mut applied)?;
             // A restored row may bring its number along.
             let top = applied.uids.iter().map(|uid| uid.0).max().unwrap_or(0);
             self.shared.next_uid.fetch_max(top.saturating_add(1), Ordering::SeqCst);
@@ -210,57 +211,94 @@ impl Writer {
         }
     }
 
-    /// Applies each change set, or undoes it alone.
+    /// Applies what waits and what arrives meanwhile, until nothing waits or the group is large enough.
+    ///
+    /// Almost every change set that fails does so by a precondition, before it has changed anything. So the group begins
+    /// without savepoints, which copy each page they change; when one fails later than that, the group is
+    /// undone and applied once more with them, and then that one alone is undone.
     fn apply_group(
         &mut self,
-        group: &[Commit],
+        group: &mut Vec<Commit>,
+        next: &mut dyn FnMut() -> Option<Commit>,
         results: &mut Vec<Result<Committed>>,
         applied: &mut Applied,
     ) -> std::result::Result<(), Failure> {
+        let mut savepoints = false;
         self.execute("BEGIN IMMEDIATE")?;
-        for commit in group {
-            let mut apply = Apply { conn: &self.conn, marks: &mut self.marks, applied, removed: 0 };
-            if let Some(conflict) = apply.check(&commit.change.preconditions)? {
-                results.push(Err(StoreError::Conflict(conflict)));
-                continue;
-            }
-            run(&self.conn, "SAVEPOINT change")?;
-            let mut refused = None;
-            for mutation in &commit.change.mutations {
-                match apply.apply(mutation) {
-                    Ok(None) => {}
-                    Ok(Some(conflict)) => refused = Some(StoreError::Conflict(conflict)),
-                    Err(e) if fault(&e) == Fault::Duplicate => {
-                        refused = Some(StoreError::Conflict(Conflict::Duplicate));
-                    }
-                    Err(e) if fault(&e) == Fault::Other && !self.conn.is_autocommit() => refused = Some(engine(e)),
-                    Err(e) => return Err(e.into()),
-                }
-                if refused.is_some() {
-                    break;
+        loop {
+            match self.apply_one(&group[results.len()], savepoints, applied)? {
+                Some(result) => results.push(result),
+                None => {
+                    savepoints = true;
+                    self.execute("ROLLBACK")?;
+                    self.forget_group();
+                    results.clear();
+                    self.execute("BEGIN IMMEDIATE")?;
+                    continue;
                 }
             }
-            let removed = apply.removed;
-            if let Some(refused) = refused {
-                run(&self.conn, "ROLLBACK TO change")?;
-                run(&self.conn, "RELEASE change")?;
-                results.push(Err(refused));
-                continue;
+            if results.len() == group.len() {
+                if group.len() >= self.max_group {
+                    return Ok(());
+                }
+                let Some(commit) = next() else { return Ok(()) };
+                group.push(commit);
             }
-            run(&self.conn, "RELEASE change")?;
-            for (tenant, record) in &commit.records {
-                let at = match self.builders.iter().position(|(t, _)| t == tenant) {
-                    Some(at) => at,
-                    None => {
-                        self.builders.push((*tenant, GroupBuilder::new()));
-                        self.builders.len() - 1
-                    }
-                };
-                self.builders[at].1.push(record);
-            }
-            results.push(Ok(Committed { removed }));
         }
-        Ok(())
+    }
+
+    /// Applies one change set, or undoes it; `None` if that takes a savepoint and there is none.
+    fn apply_one(
+        &mut self,
+        commit: &Commit,
+        savepoint: bool,
+        applied: &mut Applied,
+    ) -> std::result::Result<Option<Result<Committed>>, Failure> {
+        let mut apply = Apply { conn: &self.conn, marks: &mut self.marks, applied, removed: 0 };
+        if let Some(conflict) = apply.check(&commit.change.preconditions)? {
+            return Ok(Some(Err(StoreError::Conflict(conflict))));
+        }
+        if savepoint {
+            run(&self.conn, "SAVEPOINT change")?;
+        }
+        for mutation in &commit.change.mutations {
+            let refused = match apply.apply(mutation) {
+                Ok(None) => continue,
+                Ok(Some(conflict)) => StoreError::Conflict(conflict),
+                Err(e) => match fault(&e) {
+                    Fault::Duplicate => StoreError::Conflict(Conflict::Duplicate),
+                    Fault::Other if !self.conn.is_autocommit() => engine(e),
+                    _ => return Err(e.into()),
+                },
+            };
+            if !savepoint {
+                return Ok(None);
+            }
+            run(&self.conn, "ROLLBACK TO change")?;
+            run(&self.conn, "RELEASE change")?;
+            return Ok(Some(Err(refused)));
+        }
+        let removed = apply.removed;
+        if savepoint {
+            run(&self.conn, "RELEASE change")?;
+        }
+        for (tenant, record) in &commit.records {
+            let at = match self.builders.iter().position(|(t, _)| t == tenant) {
+                Some(at) => at,
+                None => {
+                    self.builders.push((*tenant, GroupBuilder::new()));
+                    self.builders.len() - 1
+                }
+            };
+            self.builders[at].1.push(record);
+        }
+        Ok(Some(Ok(Committed { removed })))
+    }
+
+    /// Forgets what the group would have left.
+    fn forget_group(&mut self) {
+        self.builders.clear();
+        self.marks.clear();
     }
 
     /// What a group leaves once: its audit rows, raised marks.
@@ -298,8 +336,7 @@ impl Writer {
 
     /// Undoes the group and decides what its error means for the store.
     fn fail(&mut self, failure: Failure) -> StoreError {
-        self.builders.clear();
-        self.marks.clear();
+        self.forget_group();
         // The stored mark may be lower than the one in memory again; the next group raises it.
         self.uid_high = 0;
         let (error, fault) = match failure {
