@@ -400,13 +400,13 @@ mod tests {
                 round += 1;
                 let uid = (round.wrapping_mul(2_654_435_761) >> 7) as i64 % SUBJECTS;
                 stored[uid as usize].fetch_add(1, Ordering::SeqCst);
-                if round % 1000 == 0 {
+                if round.is_multiple_of(1000) {
                     cache.clear();
                 } else {
                     cache.purge(&[SubjectUid(uid)]);
                 }
                 answered[uid as usize].store(stored[uid as usize].load(Ordering::SeqCst), Ordering::SeqCst);
-                if round % 8 == 0 {
+                if round.is_multiple_of(8) {
                     std::thread::yield_now();
                 }
             }
