@@ -330,7 +330,16 @@ impl ReadLog {
         }
         q.entries += records.len();
         place.next_seq += records.len() as u64;
-        let waiting = Waiting { batch: q.batch.clone(), seq: place.next_seq - 1, slot: None };
+        let batch = match records {
+            // Nothing to write: the batch that gathers may stay empty, and then it never ends.
+            [] => {
+                let done = Batch::new();
+                done.end(DURABLE);
+                done
+            }
+            _ => q.batch.clone(),
+        };
+        let waiting = Waiting { batch, seq: place.next_seq - 1, slot: None };
         let idle = std::mem::take(&mut q.idle);
         drop(guard);
         if idle {
