@@ -309,7 +309,8 @@ impl pb::erasure_service_server::ErasureService for Api {
         Ok(Response::new(pb::BatchEraseSubjectsResponse { outcomes }))
     }
 
-    async fn erase_group(&self, _request: Request<pb::EraseGroupRequest>) -> Answer<pb::EraseGroupResponse> {
+    async fn erase_group(&self, request: Request<pb::EraseGroupRequest>) -> Answer<pb::EraseGroupResponse> {
+        self.enter(&request, Scope::Tenant).await?;
         Err(Bad::not_supported("EraseGroup").into())
     }
 

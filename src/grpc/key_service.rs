@@ -60,7 +60,8 @@ impl pb::key_service_server::KeyService for Api {
         Ok(Response::new(pb::ListKeysResponse { keys: keys.iter().filter(wanted).map(wire_key).collect() }))
     }
 
-    async fn rotate_keys(&self, _request: Request<pb::RotateKeysRequest>) -> Answer<pb::RotateKeysResponse> {
+    async fn rotate_keys(&self, request: Request<pb::RotateKeysRequest>) -> Answer<pb::RotateKeysResponse> {
+        self.enter(&request, Scope::NamedOrVault(&request.get_ref().tenant)).await?;
         Err(Bad::not_supported("RotateKeys").into())
     }
 

@@ -200,7 +200,8 @@ impl pb::tenant_service_server::TenantService for Api {
         }))
     }
 
-    async fn erase_tenant(&self, _request: Request<pb::EraseTenantRequest>) -> Answer<pb::EraseTenantResponse> {
+    async fn erase_tenant(&self, request: Request<pb::EraseTenantRequest>) -> Answer<pb::EraseTenantResponse> {
+        self.enter(&request, Scope::Vault).await?;
         Err(Bad::not_supported("EraseTenant").into())
     }
 

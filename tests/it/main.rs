@@ -1,7 +1,10 @@
 //! Tests of the whole: over the vault floor, and over a real socket, with a clock that is moved by hand.
 
 mod access;
+mod api;
 mod erase;
 mod harness;
+mod matrix;
+mod net;
 mod reseal;
 mod values;
