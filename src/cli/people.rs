@@ -67,7 +67,7 @@ pub fn person(n: u64) -> Person {
     let pick = |list: &'static [&'static str], salt: u32| list[(m.rotate_left(salt) % list.len() as u64) as usize];
     let (given, family, handle) = NAMES[(n % NAMES.len() as u64) as usize];
     let mut name = format!("{} {}", pick(given, 7), pick(family, 19));
-    if n % 97 == 0 {
+    if n.is_multiple_of(97) {
         // Some names are long: every part that a register office ever wrote down.
         name = format!("{name} {} {} von und zu {}", pick(given, 23), pick(family, 31), pick(family, 41));
     }

@@ -173,7 +173,7 @@ pub async fn serve(out: Output, args: Serve) -> Result<(), CliError> {
         let more = if problems.len() > 1 { " (--check-config lists all)" } else { "" };
         return Err(CliError::Usage(format!("{}: {}{more}", problem.key, problem.rule)));
     }
-    let level = crate::telemetry::init_logging(&config.log.level, config.log.format.into()).map_err(unexpected)?;
+    let level = crate::telemetry::init_logging(&config.log.level, config.log.format).map_err(unexpected)?;
     let metrics = crate::telemetry::init_metrics().map_err(unexpected)?;
     let state = tls(&config).map_err(unexpected)?;
     let stop = signals({

@@ -526,7 +526,7 @@ impl pb::erasure_service_server::ErasureService for Api {
             loop {
                 looks += 1;
                 let look = async {
-                    if looks % CHECK_EVERY == 0 {
+                    if looks.is_multiple_of(CHECK_EVERY) {
                         api.still_valid(&credential).await?;
                     }
                     Ok::<_, Status>(api.vault.feed(&call, after, &recipients, &kinds, EVENTS).await?)

@@ -220,7 +220,7 @@ mod tests {
             include_str!("../../examples/tenants/jiwa-ai.toml"),
             include_str!("../../examples/tenants/jenny-erp.toml"),
         ] {
-            let (policy, _) = Policy::compile(text, PolicyVersion(3), None).ok().expect("shipped policies are right");
+            let (policy, _) = Policy::compile(text, PolicyVersion(3), None).expect("shipped policies are right");
             let schema = wire_schema(&policy);
             assert_eq!(schema.policy_version, 3);
             assert_eq!(schema.fields.len(), policy.fields().count());

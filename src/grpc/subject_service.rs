@@ -147,7 +147,6 @@ impl Api {
             etag: etag(snapshot),
             active_time: Some(wire_time(row.touched)),
             recipient_ref: call.tenant.recipient_ref(RecipientNo(0), row.uid).to_vec().into(),
-            ..Default::default()
         })
     }
 

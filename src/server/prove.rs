@@ -113,10 +113,8 @@ async fn try_copy(node: &Node, scratch: &Path) -> Result<Proof, ProveError> {
             ..TenantProof::default()
         };
         let usable = node.keyring.state(row.no) == TenantKeyState::Ready;
-        if usable {
-            if let Some(Some(top)) = copy.nodes(row.no, vec![Ordinal(0)]).await?.nodes.pop() {
-                proof.old_tree_opens = node.keyring.root_opens(&top)?;
-            }
+        if usable && let Some(Some(top)) = copy.nodes(row.no, vec![Ordinal(0)]).await?.nodes.pop() {
+            proof.old_tree_opens = node.keyring.root_opens(&top)?;
         }
         let mut after = SubjectUid(0);
         loop {

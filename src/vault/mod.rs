@@ -70,6 +70,12 @@ pub struct VaultOptions {
     pub root_provider: &'static str,
 }
 
+impl Default for VaultOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl VaultOptions {
     /// Five minutes of tolerance, thirty days until index secrets go, and the defaults of the parts.
     pub fn new() -> Self {

@@ -227,7 +227,8 @@ impl Vault {
             return Err(VaultError::DataLoss);
         }
         // (index in `values`, bucket, place, sealed) of values whose bucket's key is needed too.
-        let mut later: Vec<(usize, Place, &[u8], Timestamp, Option<Timestamp>)> = Vec::new();
+        type Later<'r> = (usize, Place, &'r [u8], Timestamp, Option<Timestamp>);
+        let mut later: Vec<Later<'_>> = Vec::new();
         let now = call.now;
         let result: Result<Vec<(usize, Shown)>, VaultError> = self
             .with_keys(class, None, |keys| {

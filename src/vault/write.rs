@@ -722,7 +722,10 @@ pub(crate) fn merge(
     Ok((record::encode(keys, owner, revision, &mut entries), next))
 }
 
-/// A record without some fields, its earliest bucket, and which of the fields were there.
+/// A record that lost fields: its bytes, its earliest bucket, and which of the fields were there.
+type Without = (Vec<u8>, Option<Bucket>, Vec<FieldNo>);
+
+/// A record without some fields.
 fn without(
     keys: &crate::crypto::keys::ClassKeys,
     owner: &Owner,
@@ -730,7 +733,7 @@ fn without(
     revision: Revision,
     fields: &[FieldNo],
     today: i64,
-) -> Result<(Vec<u8>, Option<Bucket>, Vec<FieldNo>), VaultError> {
+) -> Result<Without, VaultError> {
     let view = RecordView::parse(former).map_err(|_| VaultError::DataLoss)?;
     let (mut entries, mut gone) = (Vec::new(), Vec::new());
     view.walk(keys, owner, today, |entry| match fields.contains(&entry.field) {
