@@ -189,7 +189,7 @@ impl Api {
         }
     }
 
-    fn wire_erasure(&self, call: &Call, erasure: Erasure) -> pb::Erasure {
+    pub(super) fn wire_erasure(&self, call: &Call, erasure: Erasure) -> pb::Erasure {
         let mut wire = self.wire_operation(call, &erasure.operation);
         if let Some(receipt) = erasure.receipt {
             // Our own receipt: read for what only it says.
@@ -310,8 +310,23 @@ impl pb::erasure_service_server::ErasureService for Api {
     }
 
     async fn erase_group(&self, request: Request<pb::EraseGroupRequest>) -> Answer<pb::EraseGroupResponse> {
-        self.enter(&request, Scope::Tenant).await?;
-        Err(Bad::not_supported("EraseGroup").into())
+        let call = self.enter(&request, Scope::Tenant).await?;
+        let mut message = request.into_inner();
+        let repeat_id = std::mem::take(&mut message.request_id);
+        let repeat = words::request(&call, "EraseGroup", &repeat_id, &message)?;
+        let context = words::context(message.context)?;
+        let group = convert::subject_id("group", &message.group)?;
+        let erasure = match message.validate_only {
+            true => {
+                let preview = self.vault.preview_group(&call, &group, &[]).await?;
+                self.wire_preview(&call, &preview)
+            }
+            false => {
+                let done = self.vault.erase_group(&call, &context, &group, repeat, message.wait_final).await?;
+                self.wire_erasure(&call, done)
+            }
+        };
+        Ok(Response::new(pb::EraseGroupResponse { erasure: Some(erasure) }))
     }
 
     async fn erase_class(&self, request: Request<pb::EraseClassRequest>) -> Answer<pb::EraseClassResponse> {

@@ -201,8 +201,15 @@ impl pb::tenant_service_server::TenantService for Api {
     }
 
     async fn erase_tenant(&self, request: Request<pb::EraseTenantRequest>) -> Answer<pb::EraseTenantResponse> {
-        self.enter(&request, Scope::Vault).await?;
-        Err(Bad::not_supported("EraseTenant").into())
+        let call = self.enter(&request, Scope::Named(&request.get_ref().tenant)).await?;
+        let message = request.into_inner();
+        if message.confirm != message.tenant {
+            return Err(bad_field("confirm", "must be the name of the tenant once more"));
+        }
+        convert::refuse(!message.approvals.is_empty(), "approvals")?;
+        convert::refuse(message.validate_only, "validate_only")?;
+        let erasure = self.vault.erase_tenant(&call).await?;
+        Ok(Response::new(pb::EraseTenantResponse { erasure: Some(self.wire_erasure(&call, erasure)) }))
     }
 
     async fn advance_clock(&self, request: Request<pb::AdvanceClockRequest>) -> Answer<pb::AdvanceClockResponse> {

@@ -21,7 +21,7 @@ use crate::vault::call::{Call, Context};
 use crate::vault::error::VaultError;
 use crate::vault::feed::{EventKind, FeedEvent};
 use crate::vault::find::Key;
-use crate::vault::hold::{ledger_entry, require_no_hold};
+use crate::vault::hold::{Hold, ledger_entry, require_no_hold};
 use crate::vault::operation::*;
 use crate::vault::request::Request;
 
@@ -193,15 +193,27 @@ impl Vault {
         classes: &[ClassNo],
         asked: Timestamp,
     ) -> Result<Plan, VaultError> {
-        let policy = call.tenant.policy()?;
         let placed = self.holds_on(&snapshot.subject).await?;
         let placed = self.end_holds(call, placed).await?;
+        self.plan_under(call, snapshot, classes, asked, &placed).await
+    }
+
+    /// As [`Self::plan_erasure`], under these placed holds.
+    pub(crate) async fn plan_under(
+        &self,
+        call: &Call,
+        snapshot: &SubjectSnapshot,
+        classes: &[ClassNo],
+        asked: Timestamp,
+        placed: &[Hold],
+    ) -> Result<Plan, VaultError> {
+        let policy = call.tenant.policy()?;
         let mut plan =
             Plan { drops: Vec::new(), held: Vec::new(), all: classes.is_empty(), searchable: false, data_keys: 0 };
         let mut groups = None;
         for row in &snapshot.classes {
             let Some(slot) = row.slot.filter(|_| plan.all || classes.contains(&row.class)) else { continue };
-            if let Some(held) = self.held(call, row, &placed, asked).await? {
+            if let Some(held) = self.held(call, row, placed, asked).await? {
                 plan.held.push(held);
                 continue;
             }
@@ -541,7 +553,10 @@ impl Vault {
         }
         let mut change = ChangeSet::default();
         self.put_receipt(call, &next, revision, &mut change).await?;
-        if let Some(uid) = next.subject {
+        // A follower deletes whole classes: what is below one is not its matter.
+        let below =
+            |kind| matches!(kind, OperationKind::EraseFields | OperationKind::EraseItems | OperationKind::EraseFormer);
+        if let Some(uid) = next.subject.filter(|_| !below(next.kind)) {
             let classes = next.erased.iter().map(|part| part.class).collect();
             FeedEvent::about(call, EventKind::Erased, uid, classes, next.id).put(call, &mut change);
             if !next.held.is_empty() {
@@ -591,11 +606,8 @@ impl Vault {
         {
             // Until the caller's deadline drops this future.
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-            operation = self.operation(call.tenant.no, operation.id).await?.0;
-            if matches!(operation.status, OperationStatus::Accepted | OperationStatus::Committed) {
-                let (stored, revision) = self.operation(call.tenant.no, operation.id).await?;
-                operation = self.drive(call, stored, revision).await?;
-            }
+            let (stored, revision) = self.operation(call.tenant.no, operation.id).await?;
+            operation = self.drive(call, stored, revision).await?;
         }
         let receipt = self.stored_receipt(call.tenant.no, operation.id).await?;
         let salt = with_salt.then(|| salt(call, operation.id));
@@ -615,6 +627,15 @@ impl Vault {
                 if operation.subject.is_some() =>
             {
                 Box::pin(self.carry_out(call, None, operation, Some(revision), None)).await
+            }
+            OperationStatus::Running if operation.kind == OperationKind::EraseGroup => {
+                Ok(Box::pin(self.erase_members(call, operation, revision)).await?.0)
+            }
+            OperationStatus::Running if operation.kind == OperationKind::EraseTenant => {
+                Box::pin(self.retire_tenant(call, operation, revision)).await
+            }
+            OperationStatus::PartlyHeld if operation.kind == OperationKind::EraseGroup => {
+                self.end_held_group(call, operation, revision).await
             }
             _ => Ok(operation),
         }

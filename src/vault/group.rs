@@ -137,6 +137,24 @@ impl Vault {
         })
     }
 
+    /// Adds a group's new state to a change; answers the state it has now.
+    pub(crate) async fn set_group_state(
+        &self,
+        call: &Call,
+        group: GroupNo,
+        state: GroupState,
+        change: &mut ChangeSet,
+    ) -> Result<GroupState, VaultError> {
+        let (tenant, kind, key) = (call.tenant.no, ObjectKind::Group, number_key(group));
+        let row = self.store.object(tenant, kind, key.clone()).await?.ok_or(VaultError::NotFound)?;
+        let mut body: GroupBody = serde_json::from_slice(&row.body).map_err(|_| VaultError::DataLoss)?;
+        let former = std::mem::replace(&mut body.state, state);
+        change.require(Precondition::ObjectAt { tenant, kind, key: key.clone(), revision: row.revision });
+        let (revision, body) = (Revision(row.revision.0 + 1), crate::vault::to_json(&body));
+        change.change(Mutation::PutObject(ObjectRow { tenant, kind, key, revision, body }));
+        Ok(former)
+    }
+
     fn check_retention(
         &self,
         call: &Call,

@@ -27,6 +27,7 @@ pub mod read;
 pub mod record;
 pub mod request;
 pub mod reseal;
+pub mod retire;
 pub mod roles;
 pub mod schedule;
 pub mod subject;

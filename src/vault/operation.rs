@@ -368,6 +368,35 @@ impl Vault {
         }
     }
 
+    /// Goes on with unfinished operations that wait for nothing: committed ones, accepted ones, long ones by a step each.
+    /// Answers how many moved; to be called again until it is none. At start it finishes what a crash left.
+    pub async fn go_on(&self, call: &Call, limit: u32) -> Result<u32, VaultError> {
+        let (mut moved, mut after) = (0, Vec::new());
+        loop {
+            let (found, next) = self.unfinished(call.tenant.no, after, limit.max(1)).await?;
+            for (operation, revision) in found {
+                let waits = match operation.status {
+                    OperationStatus::Scheduled => true,
+                    OperationStatus::PartlyHeld => operation.kind != OperationKind::EraseGroup,
+                    _ => !operation.kind.is_erasure(),
+                };
+                if waits {
+                    continue;
+                }
+                let before = (operation.status, operation.cursor);
+                // One that cannot go on now must not stop the others.
+                match self.drive(call, operation, revision).await {
+                    Ok(after) => moved += u32::from((after.status, after.cursor) != before),
+                    Err(error) => tracing::warn!(%error, "an operation does not go on"),
+                }
+            }
+            match next {
+                Some(next) if moved < limit => after = next,
+                _ => return Ok(moved),
+            }
+        }
+    }
+
     /// Commits a new state of an operation with its audit entry.
     pub(crate) async fn advance_operation(
         &self,

@@ -326,7 +326,7 @@ impl Vault {
         Ok(tenant.time(self.clock.now()))
     }
 
-    fn operators_only(&self, call: &Call) -> Result<(), VaultError> {
+    pub(crate) fn operators_only(&self, call: &Call) -> Result<(), VaultError> {
         match call.principal.kind {
             auth::Kind::Operator => Ok(()),
             _ => Err(VaultError::denied(DenialKind::NotPermitted, "operator.only")),

@@ -2,6 +2,7 @@
 
 mod access;
 mod api;
+mod bulk;
 mod erase;
 mod harness;
 mod matrix;
