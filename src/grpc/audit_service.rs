@@ -160,11 +160,11 @@ impl pb::audit_service_server::AuditService for Api {
         let api = self.clone();
         let (to, from) = mpsc::channel(4);
         tokio::spawn(async move {
-            let mut looks = 0;
+            let mut looks = 0u32;
             while !to.is_closed() {
                 let entries = async {
                     looks += 1;
-                    if looks % CHECK_EVERY == 0 {
+                    if looks.is_multiple_of(CHECK_EVERY) {
                         api.still_valid(&credential).await?;
                     }
                     let page = api.vault.entries_after(&call, chain, after, MESSAGE).await?;

@@ -159,7 +159,7 @@ impl pb::operation_service_server::OperationService for Api {
                 }
                 looks += 1;
                 let look = async {
-                    if looks % CHECK_EVERY == 0 {
+                    if looks.is_multiple_of(CHECK_EVERY) {
                         api.still_valid(&credential).await?;
                     }
                     Ok::<_, Status>(api.vault.get_operation(&call, id).await?)
