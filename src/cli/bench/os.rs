@@ -1,0 +1,86 @@
+//! What the operating system says about a process, and about this machine.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::thread::{CpuSet, sched_setaffinity};
+use serde_json::{Value as Json, json};
+
+fn missing(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+/// CPU time, in user and kernel, that a process took so far; in steps of 10 ms on most systems.
+pub fn cpu(pid: u32) -> io::Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name in brackets may hold anything, so fields are counted behind it: state is the first.
+    let (_, rest) = stat.rsplit_once(") ").ok_or_else(|| missing("stat"))?;
+    let fields: Vec<&str> = rest.split(' ').collect();
+    let ticks = |at: usize| fields.get(at).and_then(|f| f.parse::<u64>().ok()).ok_or_else(|| missing("stat"));
+    let per_second = rustix::param::clock_ticks_per_second();
+    Ok(Duration::from_secs_f64((ticks(11)? + ticks(12)?) as f64 / per_second as f64))
+}
+
+/// Bytes of memory that a process holds in RAM, without pages of files.
+pub fn resident(pid: u32) -> io::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).ok_or_else(|| missing("VmRSS"))?;
+    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().map_err(|_| missing("VmRSS"))?;
+    Ok(kib << 10)
+}
+
+/// Keeps this thread, and all that it starts from now on, on one core.
+pub fn pin(core: usize) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(core);
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+/// Cores that we may use.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
+}
+
+/// What figures must travel with.
+pub fn machine(dir: &Path) -> Json {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info.lines().find_map(|l| l.strip_prefix("model name")).and_then(|l| l.split_once(": "));
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let memory = memory.lines().next().and_then(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok()).unwrap_or(0);
+    json!({
+        "cpu": model.map_or("unknown", |(_, m)| m),
+        "cores": cores(),
+        "memory_mib": memory >> 10,
+        "kernel": fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim(),
+        "file_system": file_system(dir),
+        "load": fs::read_to_string("/proc/loadavg").unwrap_or_default().split(' ').next().unwrap_or_default(),
+    })
+}
+
+/// Type of the file system that a directory lies on.
+fn file_system(dir: &Path) -> String {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    let of = |line: &str| {
+        let mut parts = line.split(' ').skip(1);
+        let (point, kind) = (parts.next()?.to_owned(), parts.next()?.to_owned());
+        dir.starts_with(&point).then_some((point.len(), kind))
+    };
+    mounts.lines().filter_map(of).max_by_key(|(length, _)| *length).map_or("unknown".into(), |(_, kind)| kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_can_be_looked_at() {
+        let pid = std::process::id();
+        assert!(resident(pid).unwrap() > 1 << 20);
+        assert!(cpu(pid).unwrap() < Duration::from_secs(3600));
+        assert!(cpu(u32::MAX).is_err());
+        assert_ne!(machine(Path::new("/"))["file_system"], "unknown");
+    }
+}

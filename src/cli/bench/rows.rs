@@ -1,0 +1,488 @@
+//! The rows of the table: what is done in each window, and what is compared with what.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::json;
+
+use super::error::BenchError;
+use super::part::Part;
+use super::report::Row;
+use super::served::FIELDS;
+use super::stats::{Bound, Figure, percentile};
+use super::wire::{Load, Window, Wire, frame, trust};
+use super::{echo, raw};
+use crate::cli::people::{Person, person};
+use crate::clock::Clock;
+use crate::crypto::password::{Argon2Cost, Argon2Memory};
+use crate::grpc::pb;
+
+const GET: &str = "/pii.vault.v1.RecordService/GetFields";
+const GET_MANY: &str = "/pii.vault.v1.RecordService/BatchGetFields";
+const PUT: &str = "/pii.vault.v1.RecordService/PutFields";
+const ERASE: &str = "/pii.vault.v1.ErasureService/EraseSubject";
+const ERASE_MANY: &str = "/pii.vault.v1.ErasureService/BatchEraseSubjects";
+/// Subjects that are read over and over by the hot row.
+const HOT: u64 = 1_000;
+/// Subjects of a batch of reads.
+const BATCH: u64 = 500;
+/// Subjects of a batch of erasures: the most that a call takes.
+const ERASE_BATCH: u64 = 1_000;
+
+/// How large a run is.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub dir: PathBuf,
+    pub subjects: u64,
+    /// Pairs of windows of each row.
+    pub windows: usize,
+    pub window: Duration,
+    pub connections: usize,
+    pub in_flight: usize,
+    /// Core of the server under test and of its floor; the client has the others. `None`: there is one core only.
+    pub core: Option<usize>,
+}
+
+/// A run under way.
+pub struct Run {
+    pub plan: Plan,
+    pub clock: Arc<dyn Clock>,
+    pub authority: String,
+    pub rows: Vec<Row>,
+    /// Ids of people, by number.
+    ids: Arc<Vec<String>>,
+    /// The next person that is not stored yet.
+    next: Arc<AtomicU64>,
+}
+
+/// A vault process and connections to it.
+struct Target {
+    part: Part,
+    wire: Arc<Wire>,
+    fields: Vec<u32>,
+    purpose: u32,
+}
+
+fn progress(what: &str) {
+    crate::cli::output::note(&format!("bench: {what}"));
+}
+
+impl Run {
+    pub fn new(plan: Plan, clock: Arc<dyn Clock>, authority: String) -> Run {
+        let ids = (0..plan.subjects).map(|n| person(n).id).collect();
+        let next = Arc::new(AtomicU64::new(plan.subjects));
+        Run { plan, clock, authority, rows: Vec::new(), ids: Arc::new(ids), next }
+    }
+
+    fn vault_dir(&self) -> PathBuf {
+        self.plan.dir.join("vault")
+    }
+
+    async fn wire(&self, port: u16, credential: &str) -> Result<Arc<Wire>, BenchError> {
+        let tls = trust(&self.authority)?;
+        Wire::connect(port, &tls, self.plan.connections, credential, self.clock.clone()).await
+    }
+
+    async fn vault(&self, dir: &Path, core: Option<usize>) -> Result<Target, BenchError> {
+        let part = Part::start("vault", dir, core).await?;
+        let wire = self.wire(part.port()?, part.ready["credential"].as_str().unwrap_or_default()).await?;
+        let numbers = part.ready["fields"].as_array().into_iter().flatten();
+        let fields = numbers.filter_map(|n| n.as_u64()).map(|n| n as u32).collect();
+        let purpose = part.ready["purpose"].as_u64().unwrap_or(0) as u32;
+        Ok(Target { part, wire, fields, purpose })
+    }
+
+    /// Fills the vault and measures how fast that went.
+    pub async fn load(&mut self) -> Result<(), BenchError> {
+        let target = self.vault(&self.vault_dir(), None).await?;
+        let Target { mut part, .. } = target;
+        let count = self.plan.subjects;
+        progress(&format!("loading {count} subjects"));
+        let done = part.ask(json!({ "do": "load", "from": 0, "count": count })).await?;
+        let seconds = done["seconds"].as_f64().unwrap_or(f64::NAN);
+        self.rows.push(Row::plain(
+            format!("load of {count} subjects in process, durable"),
+            Figure::one(count as f64 / seconds),
+            "subjects/s",
+        ));
+        part.end().await
+    }
+
+    /// Reads: hot, at random, in batches; with the floor's rate and CPU.
+    pub async fn reads(&mut self) -> Result<(), BenchError> {
+        let mut target = self.vault(&self.vault_dir(), self.plan.core).await?;
+        let floor = Part::start("echo", &self.plan.dir, self.plan.core).await?;
+        let floor_wire = self.wire(floor.port()?, target.part.ready["credential"].as_str().unwrap_or_default()).await?;
+
+        // Equal sizes: those of a real call.
+        let request = get_request(&self.ids[0], &target);
+        let answer = target.wire.ask::<pb::GetFieldsResponse>(GET, &request).await?;
+        check_answer(&answer)?;
+        let mut answer_bytes = 0;
+        for id in self.ids.iter().take(100) {
+            let answer = target.wire.ask::<pb::GetFieldsResponse>(GET, &get_request(id, &target)).await?;
+            answer_bytes += prost::Message::encoded_len(&answer);
+        }
+        let echoed = echo::request(prost::Message::encoded_len(&request), answer_bytes / self.ids.len().min(100));
+
+        let load = |path| Load::new(path, self.plan.in_flight, self.plan.window);
+        let echo_load = load(echo::PATH);
+        let echo_next = {
+            let echoed = echoed.clone();
+            move |_| echoed.clone()
+        };
+
+        progress("control: the echo against itself");
+        let mut pairs = Vec::new();
+        for _ in 0..self.plan.windows {
+            let a = measured(&floor, &floor_wire, &echo_load, echo_next.clone()).await?;
+            let b = measured(&floor, &floor_wire, &echo_load, echo_next.clone()).await?;
+            pairs.push((a.0.rate(), b.0.rate()));
+        }
+        self.rows.extend(Row::against("control: echo against itself, rate", "calls/s", "echo", &pairs));
+
+        let all = self.ids.len() as u64;
+        for (name, subjects, at_least, aim) in
+            [("hot GetFields", HOT.min(all), 0.70, 0.80), ("GetFields at random", all, 0.55, 0.65)]
+        {
+            progress(name);
+            let frames = self.get_frames(&target, subjects);
+            if subjects <= 100_000 {
+                // Everything is read once, so that caches hold what they can.
+                let warm = Load { calls: subjects, ..Load::new(GET, self.plan.in_flight, Duration::from_secs(120)) };
+                target.wire.drive(&warm, in_turn(frames.clone())).await?;
+            }
+            let (mut rates, mut cpus) = (Vec::new(), Vec::new());
+            for i in 0..self.plan.windows {
+                let next = at_random(frames.clone());
+                let (ours, under) = if i % 2 == 0 {
+                    let ours = measured(&target.part, &target.wire, &load(GET), next).await?;
+                    (ours, measured(&floor, &floor_wire, &echo_load, echo_next.clone()).await?)
+                } else {
+                    let under = measured(&floor, &floor_wire, &echo_load, echo_next.clone()).await?;
+                    (measured(&target.part, &target.wire, &load(GET), next).await?, under)
+                };
+                rates.push((ours.0.rate(), under.0.rate()));
+                cpus.push((ours.1, under.1));
+            }
+            let what = match subjects == all {
+                true => format!("{name} of {all} subjects"),
+                false => name.to_owned(),
+            };
+            self.rows.extend(
+                Row::against(format!("{what}, rate"), "calls/s", "echo", &rates)
+                    .map(|row| row.bound(Bound::AtLeast(at_least)).aim(Bound::AtLeast(aim))),
+            );
+            let cpu = Row::against(format!("{what}, server CPU"), "us/call", "echo", &cpus);
+            self.rows.extend(match subjects == all {
+                true => cpu,
+                false => cpu.map(|row| row.bound(Bound::AtMost(1.5)).aim(Bound::AtMost(1.3))),
+            });
+        }
+        self.idle(&target.part).await?;
+        self.batches(&mut target).await?;
+        floor.end().await?;
+        target.part.end().await
+    }
+
+    /// What the server takes while nobody calls.
+    async fn idle(&mut self, part: &Part) -> Result<(), BenchError> {
+        let before = part.cpu()?;
+        let time = self.plan.window * 2;
+        tokio::time::sleep(time).await;
+        let share = (part.cpu()? - before).as_secs_f64() / time.as_secs_f64() * 100.0;
+        self.rows.push(Row::plain("control: CPU of the idle server", Figure::one(share), "%"));
+        Ok(())
+    }
+
+    async fn batches(&mut self, target: &mut Target) -> Result<(), BenchError> {
+        progress("BatchGetFields");
+        let subjects = self.ids.len() as u64;
+        let batch = BATCH.min(subjects);
+        let tasks = 4;
+        let ids = self.ids.clone();
+        let message = |ids: &[String], fields: &[u32], purpose| pb::BatchGetFieldsRequest {
+            keys: (0..batch).map(|_| key(&ids[rand::random_range(0..ids.len())])).collect(),
+            select: Some(pb::Selector { field_ids: fields.to_vec(), ..Default::default() }),
+            context: Some(pb::AccessContext { purpose_id: purpose, ..Default::default() }),
+            ..Default::default()
+        };
+        let (mut rates, mut last) = (Vec::new(), 0.0);
+        for _ in 0..self.plan.windows {
+            let frames: Vec<Bytes> =
+                (0..64).map(|_| frame(&message(&ids, &target.fields, target.purpose))).collect();
+            let load = Load::new(GET_MANY, tasks as usize, self.plan.window);
+            let ours = target.wire.drive(&load, in_turn(Arc::new(frames))).await?;
+            let request = json!({
+                "do": "read", "subjects": subjects, "batch": batch, "tasks": tasks,
+                "seconds": self.plan.window.as_secs_f64(),
+            });
+            let engine = target.part.ask(request).await?;
+            last = ours.rate() * (batch as usize * FIELDS.len()) as f64;
+            rates.push((last, rate_of(&engine)));
+        }
+        let _ = last;
+        let row = Row::against(
+            format!("BatchGetFields, {batch} subjects a call of {subjects} at random"),
+            "fields/s",
+            "engine",
+            &rates,
+        );
+        self.rows.extend(row.map(|row| row.bound(Bound::AtLeast(0.5)).aim(Bound::AtLeast(0.7))));
+        let ours = Figure::of(rates.iter().map(|r| r.0));
+        self.rows.extend(
+            ours.map(|f| Row::plain("BatchGetFields, fields a second", f, "fields/s").bound(Bound::AtLeast(100_000.0))),
+        );
+        Ok(())
+    }
+
+    /// Durable puts of new subjects against plain SQL.
+    pub async fn writes(&mut self) -> Result<(), BenchError> {
+        progress("PutFields");
+        let target = self.vault(&self.vault_dir(), None).await?;
+        let mut floor = Part::start("sqlite", &self.plan.dir, None).await?;
+        let in_flight = 256;
+        let (mut rates, mut cpus) = (Vec::new(), Vec::new());
+        for i in 0..self.plan.windows {
+            let raw = json!({ "do": "put", "group": in_flight, "seconds": self.plan.window.as_secs_f64() });
+            let mut under = 0.0;
+            if i % 2 == 0 {
+                under = rate_of(&floor.ask(raw.clone()).await?);
+            }
+            let load = Load::new(PUT, in_flight, self.plan.window);
+            let (next, fields, purpose) = (self.next.clone(), target.fields.clone(), target.purpose);
+            let next = move |_| frame(&put_request(&person(next.fetch_add(1, Ordering::Relaxed)), &fields, purpose));
+            let ours = measured(&target.part, &target.wire, &load, next).await?;
+            if i % 2 == 1 {
+                under = rate_of(&floor.ask(raw).await?);
+            }
+            rates.push((ours.0.rate(), under));
+            cpus.push(ours.1);
+        }
+        let row = Row::against("durable PutFields, 256 in flight", "subjects/s", "raw SQLite", &rates);
+        self.rows.extend(row.map(|row| row.bound(Bound::AtLeast(0.6)).aim(Bound::AtLeast(0.8))));
+        let cpu = Figure::of(cpus);
+        self.rows.extend(cpu.map(|f| Row::plain("durable PutFields, server CPU", f, "us/call")));
+        floor.end().await?;
+        target.part.end().await
+    }
+
+    /// Erasures: alone, many at a time, and a tenth of all while others read.
+    pub async fn erasures(&mut self, fdatasync_us: f64) -> Result<(), BenchError> {
+        progress("EraseSubject");
+        let mut target = self.vault(&self.vault_dir(), None).await?;
+        let officer = self.wire(target.part.port()?, target.part.ready["officer"].as_str().unwrap_or_default()).await?;
+        let alone = (self.plan.windows as u64 * 20).clamp(20, 1_000);
+        let beside = (self.plan.subjects / 20).clamp(64, 20_000);
+        let mass = (self.plan.subjects / 10).max(ERASE_BATCH.min(self.plan.subjects));
+        let first = self.next.fetch_add(alone + beside + mass, Ordering::Relaxed);
+        target.part.ask(json!({ "do": "load", "from": first, "count": alone + beside + mass })).await?;
+        let erase = |from: u64| move |n: u64| frame(&erase_request(&person(from + n).id));
+        let long = Duration::from_secs(600);
+
+        let load = Load { calls: alone, ..Load::new(ERASE, 1, long) };
+        let mut window = officer.drive(&load, erase(first)).await?;
+        let p99 = f64::from(percentile(&mut window.latencies, 0.99)) / 1e3;
+        let p50 = f64::from(percentile(&mut window.latencies, 0.5)) / 1e3;
+        let most = 4.0 * fdatasync_us / 1e3 + 20.0;
+        let figure = Figure { median: p99, low: p50, high: f64::from(percentile(&mut window.latencies, 1.0)) / 1e3 };
+        self.rows.push(
+            Row::plain(format!("EraseSubject alone, p99 of {alone} [p50 .. slowest]"), figure, "ms")
+                .bound(Bound::AtMost(most)),
+        );
+        let load = Load { calls: beside, ..Load::new(ERASE, 64, long) };
+        let window = officer.drive(&load, erase(first + alone)).await?;
+        self.rows.push(
+            Row::plain("EraseSubject, 64 in flight", Figure::one(window.rate()), "erasures/s")
+                .bound(Bound::AtLeast(1_000.0))
+                .aim(Bound::AtLeast(2_000.0)),
+        );
+
+        progress(&format!("erasing {mass} subjects in batches while others read"));
+        let frames = self.get_frames(&target, HOT.min(self.ids.len() as u64));
+        let reads = Load { pace: Duration::from_millis(10), ..Load::new(GET, 8, self.plan.window) };
+        let mut idle = Vec::new();
+        for _ in 0..self.plan.windows {
+            let mut window = target.wire.drive(&reads, at_random(frames.clone())).await?;
+            idle.push(f64::from(percentile(&mut window.latencies, 0.99)) / 1e3);
+        }
+        let begin = first + alone + beside;
+        let batches = mass.div_ceil(ERASE_BATCH);
+        let next = move |n: u64| {
+            let from = begin + n * ERASE_BATCH;
+            let ids = (from..(from + ERASE_BATCH).min(begin + mass)).map(|n| key(&person(n).id));
+            frame(&pb::BatchEraseSubjectsRequest { keys: ids.collect(), wait_final: true, ..Default::default() })
+        };
+        let load = Load { calls: batches, ..Load::new(ERASE_MANY, 2, long) };
+        let erasing = officer.drive(&load, next);
+        tokio::pin!(erasing);
+        let mut busy = Vec::new();
+        let erased = loop {
+            let window = target.wire.drive(&reads, at_random(frames.clone()));
+            tokio::select! {
+                erased = &mut erasing => break erased?,
+                window = window => busy.push(f64::from(percentile(&mut window?.latencies, 0.99)) / 1e3),
+            }
+        };
+        let rate = mass as f64 / erased.seconds;
+        self.rows.push(
+            Row::plain(format!("erasing {mass} subjects in batches of {ERASE_BATCH}"), Figure::one(erased.seconds), "s")
+                .bound(Bound::AtMost(60.0 * mass as f64 / 100_000.0))
+                .aim(Bound::AtMost(30.0 * mass as f64 / 100_000.0)),
+        );
+        self.rows.push(Row::plain("the same, rate", Figure::one(rate), "erasures/s"));
+        if let (Some(idle), Some(busy)) = (Figure::of(idle), Figure::of(busy)) {
+            let ratio = Figure {
+                median: busy.median / idle.median,
+                low: busy.low / idle.high.max(f64::MIN_POSITIVE),
+                high: busy.high / idle.low.max(f64::MIN_POSITIVE),
+            };
+            let row = Row::plain("p99 of 800 paced reads a second meanwhile", busy, "ms").bound(Bound::AtMost(3.0));
+            self.rows.push(Row { floor: Some(("idle", idle)), ratio: Some(ratio), ..row });
+        }
+        target.part.end().await
+    }
+
+    /// Memory and time of the start, empty and full.
+    pub async fn start(&mut self) -> Result<(), BenchError> {
+        progress("start and memory");
+        let empty = self.plan.dir.join("empty");
+        super::prepare_dir(&empty, &self.plan.dir)?;
+        // Made first: what is measured is a start, not an init.
+        Part::start("vault", &empty, None).await?.end().await?;
+        let full = format!("with {} subjects", self.plan.subjects);
+        let megabytes = |bytes: u64| bytes as f64 / 1e6;
+        for (dir, what, memory, ready) in [(empty, "idle", 20.0, 100.0), (self.vault_dir(), full.as_str(), 300.0, 500.0)] {
+            let (mut times, mut sizes) = (Vec::new(), Vec::new());
+            for _ in 0..self.plan.windows.min(5) {
+                let before = self.clock.monotonic();
+                let target = self.vault(&dir, None).await?;
+                times.push((self.clock.monotonic() - before).as_secs_f64() * 1e3);
+                if what != "idle" {
+                    // Memory of a vault at work: caches are filled first.
+                    let frames = self.get_frames(&target, self.plan.subjects);
+                    let load = Load::new(GET, self.plan.in_flight, self.plan.window * 2);
+                    target.wire.drive(&load, at_random(frames)).await?;
+                }
+                sizes.push(megabytes(target.part.resident()?));
+                target.part.end().await?;
+            }
+            let memory_row = Figure::of(sizes).map(|f| Row::plain(format!("memory {what}"), f, "MB"));
+            self.rows.extend(memory_row.map(|row| row.bound(Bound::AtMost(memory))));
+            let ready_row = Figure::of(times).map(|f| Row::plain(format!("ready after start, {what}"), f, "ms"));
+            self.rows.extend(ready_row.map(|row| row.bound(Bound::AtMost(ready))));
+        }
+        Ok(())
+    }
+
+    /// Verifying a password hash against the bare crate with memory that it is given.
+    pub fn argon2(&mut self) -> Result<(), BenchError> {
+        progress("Argon2id");
+        let cost = Argon2Cost::DEFAULT;
+        let mut memory = Argon2Memory::new(cost.memory_kib);
+        let stored = memory.hash(cost, b"correct horse").map_err(BenchError::other("Argon2id"))?;
+        let params = argon2::Params::new(cost.memory_kib, cost.passes, cost.lanes, Some(32));
+        let params = params.map_err(BenchError::other("Argon2id"))?;
+        let mut blocks = vec![argon2::Block::new(); params.block_count()];
+        let bare = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
+        let (mut out, mut pairs) = ([0; 32], Vec::new());
+        for _ in 0..self.plan.windows {
+            let began = self.clock.monotonic();
+            let right = memory.verify(&stored, b"correct horse").map_err(BenchError::other("Argon2id"))?;
+            let between = self.clock.monotonic();
+            let done = bare.hash_password_into_with_memory(b"correct horse", b"sixteen byte salt", &mut out, &mut blocks);
+            done.map_err(BenchError::other("Argon2id"))?;
+            let ended = self.clock.monotonic();
+            if !right {
+                return Err(BenchError::Other { what: "Argon2id", why: "a right password was refused".into() });
+            }
+            pairs.push((1.0 / (between - began).as_secs_f64(), 1.0 / (ended - between).as_secs_f64()));
+        }
+        let row = Row::against("Argon2id verify", "verifies/s", "bare crate", &pairs);
+        self.rows.extend(row.map(|row| row.bound(Bound::AtLeast(0.9))));
+        Ok(())
+    }
+
+    /// One sync of this disk: what durable rows are made of.
+    pub fn disk(&mut self) -> Result<f64, BenchError> {
+        let took = raw::fdatasync(&self.plan.dir, 200, &*self.clock)?;
+        self.rows.push(Row::plain("fdatasync of 4 KiB overwritten", Figure::one(f64::from(took)), "us"));
+        Ok(f64::from(took))
+    }
+
+    fn get_frames(&self, target: &Target, subjects: u64) -> Arc<Vec<Bytes>> {
+        let ids = self.ids.iter().take(subjects as usize);
+        Arc::new(ids.map(|id| frame(&get_request(id, target))).collect())
+    }
+}
+
+/// A window with the server's CPU time for each call in microseconds.
+async fn measured(
+    part: &Part,
+    wire: &Arc<Wire>,
+    load: &Load,
+    next: impl Fn(u64) -> Bytes + Send + Sync + 'static,
+) -> Result<(Window, f64), BenchError> {
+    let before = part.cpu()?;
+    let window = wire.drive(load, next).await?;
+    let cpu = (part.cpu()? - before).as_secs_f64() * 1e6 / window.calls.max(1) as f64;
+    Ok((window, cpu))
+}
+
+fn rate_of(done: &serde_json::Value) -> f64 {
+    done["rows"].as_f64().unwrap_or(0.0) / done["seconds"].as_f64().unwrap_or(f64::INFINITY)
+}
+
+fn key(id: &str) -> pb::SubjectKey {
+    pb::SubjectKey { key: Some(pb::subject_key::Key::Subject(id.to_owned())) }
+}
+
+fn erase_request(id: &str) -> pb::EraseSubjectRequest {
+    pb::EraseSubjectRequest { key: Some(key(id)), wait_final: true, ..Default::default() }
+}
+
+fn get_request(id: &str, target: &Target) -> pb::GetFieldsRequest {
+    pb::GetFieldsRequest {
+        key: Some(key(id)),
+        select: Some(pb::Selector { field_ids: target.fields.clone(), ..Default::default() }),
+        context: Some(pb::AccessContext { purpose_id: target.purpose, ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+fn put_request(person: &Person, fields: &[u32], purpose: u32) -> pb::PutFieldsRequest {
+    let texts = [&person.name, &person.email, &person.organisation, &person.ip, &person.user_agent];
+    let value = |(field, text): (&u32, &String)| pb::Value {
+        field_id: *field,
+        kind: Some(pb::value::Kind::Text(text.clone())),
+        ..Default::default()
+    };
+    pb::PutFieldsRequest {
+        subject: person.id.clone(),
+        values: fields.iter().zip(texts).map(value).collect(),
+        context: Some(pb::AccessContext { purpose_id: purpose, ..Default::default() }),
+        mode: pb::WriteMode::Create.into(),
+        ..Default::default()
+    }
+}
+
+/// A run that measures refusals would be fast and wrong.
+fn check_answer(answer: &pb::GetFieldsResponse) -> Result<(), BenchError> {
+    let shown = |v: &pb::Value| matches!(&v.kind, Some(pb::value::Kind::Text(text)) if !text.is_empty());
+    match answer.values.len() == FIELDS.len() && answer.values.iter().all(shown) {
+        true => Ok(()),
+        false => Err(BenchError::Other { what: "GetFields", why: "an answer lacks values".into() }),
+    }
+}
+
+fn in_turn(frames: Arc<Vec<Bytes>>) -> impl Fn(u64) -> Bytes + Send + Sync + 'static {
+    move |n| frames[n as usize % frames.len()].clone()
+}
+
+fn at_random(frames: Arc<Vec<Bytes>>) -> impl Fn(u64) -> Bytes + Send + Sync + 'static {
+    move |_| frames[rand::random_range(0..frames.len())].clone()
+}
+

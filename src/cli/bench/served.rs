@@ -1,0 +1,267 @@
+//! The vault of a run: a process with a vault in a directory, served over TLS as `serve` does it, that is also told to load
+//! people and to run its engine without the network.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::stream::{self, TryStreamExt};
+use serde_json::{Value as Json, json};
+use tokio::sync::watch;
+
+use super::error::BenchError;
+use super::part::say;
+use crate::access::{FieldSet, Grant, PurposeSet, Verb, VerbSet, View};
+use crate::auth::{Kind, Principal};
+use crate::cli::people::person;
+use crate::clock::{Clock, SystemClock};
+use crate::config::{Config, RootKekSource, TlsConfig, TlsVersion};
+use crate::ids::*;
+use crate::policy::value::Value;
+use crate::server::Node;
+use crate::server::run::{Ports, serve_node, tls};
+use crate::vault::access_keys::NewAccessKey;
+use crate::vault::find::Key;
+use crate::vault::read::Select;
+use crate::vault::tenant::TenantKind;
+use crate::vault::tenants::NewTenant;
+use crate::vault::write::{NewValue, Put, WriteMode};
+use crate::vault::{Call, Context};
+
+/// The policy of a run, and the tenant that is under it.
+const POLICY: &str = include_str!("../../../examples/tenants/jina-connect.toml");
+const TENANT: &str = "bench";
+/// The bench subject: five fields in two classes, one of them searchable.
+pub const FIELDS: [&str; 5] = ["name", "email", "organisation", "ip", "user_agent"];
+/// Writes that wait for the disk at a time while people are loaded.
+const LOADING: usize = 512;
+
+fn failed<E: std::fmt::Display>(error: E) -> BenchError {
+    BenchError::other("vault")(error)
+}
+
+/// Everything beside each other under `dir`.
+pub fn config(dir: &Path) -> Config {
+    let mut config = Config::default();
+    config.data_dir = dir.join("data");
+    config.keeper.paths = vec![dir.join("keeper")];
+    config.root_kek = Some(RootKekSource::File { path: dir.join("secrets/root.key") });
+    config.listen.address = ([127, 0, 0, 1], 0).into();
+    config.ops.enabled = false;
+    config.tls = Some(TlsConfig {
+        certificate: dir.join("server.pem"),
+        private_key: dir.join("server.key"),
+        client_ca: None,
+        require_client_certificate: false,
+        minimum_version: TlsVersion::V13,
+    });
+    config
+}
+
+/// An open vault and what requests need of it.
+struct Served {
+    node: Arc<Node>,
+    clock: Arc<dyn Clock>,
+    tenant: TenantNo,
+}
+
+/// Serves until standard input ends.
+pub async fn serve(dir: &Path) -> Result<(), BenchError> {
+    let config = config(dir);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let new = !dir.join("data").exists();
+    if new {
+        crate::server::init(&config, clock.clone()).await.map_err(failed)?;
+    }
+    let node = Arc::new(Node::open(&config, clock.clone()).await.map_err(failed)?);
+    let name = Name::parse("tenant", TENANT).map_err(failed)?;
+    let tenant = match node.vault.tenant_no(&name) {
+        Some(tenant) => tenant,
+        None => make_tenant(&node, name, dir).await?,
+    };
+    let key = |file: &str| std::fs::read_to_string(dir.join(file)).map_err(BenchError::io("access key"));
+    let (credential, officer) = (key("access.key")?, key("officer.key")?);
+    let ports = Ports::bind(&config).await.map_err(failed)?;
+    let port = ports.grpc.local_addr().map_err(BenchError::io("listen"))?.port();
+    let (stop, stopped) = watch::channel(false);
+    let state = tls(&config).map_err(failed)?;
+    let serving = tokio::spawn({
+        let (node, config) = (node.clone(), config.clone());
+        async move { serve_node(&config, &node, ports, state, None, stopped).await }
+    });
+    let served = Served { node, clock, tenant };
+    let policy = served.call()?.tenant.policy().map_err(failed)?.clone();
+    let fields: Vec<u16> = FIELDS
+        .iter()
+        .filter_map(|name| policy.field_by_name(&Name::parse("field", name).ok()?).map(|rule| rule.no.0))
+        .collect();
+    say(&json!({
+        "port": port,
+        "credential": credential,
+        "officer": officer,
+        "fields": fields,
+        "purpose": served.purpose("service")?.0,
+    }));
+
+    let mut requests = super::part::requests();
+    while let Some(request) = requests.recv().await {
+        let answer = match served.answer(&request).await {
+            Ok(answer) => answer,
+            Err(error) => json!({ "error": error.to_string() }),
+        };
+        say(&answer);
+    }
+    stop.send_replace(true);
+    serving.await.map_err(failed)?.map_err(failed)?;
+    if let Some(node) = Arc::into_inner(served.node) {
+        node.close().await;
+    }
+    Ok(())
+}
+
+fn operator() -> Arc<Principal> {
+    principal(TenantNo::VAULT, Kind::Operator)
+}
+
+fn principal(tenant: TenantNo, kind: Kind) -> Arc<Principal> {
+    let grant = Grant {
+        fields: FieldSet::ALL,
+        purposes: PurposeSet::ALL,
+        verbs: VerbSet::from_iter(Verb::ALL.iter().copied()),
+        max_view: View::Plain,
+        groups: None,
+    };
+    Arc::new(Principal {
+        actor: ActorId(1),
+        tenant,
+        kind,
+        grants: Arc::new([grant]),
+        certificate: None,
+        expires: None,
+        subjects_per_hour: None,
+    })
+}
+
+impl Served {
+    /// A call by somebody who may do everything, without the network.
+    fn call(&self) -> Result<Call, BenchError> {
+        let vault = &self.node.vault;
+        Ok(vault.call(principal(self.tenant, Kind::Tenant), vault.tenant(self.tenant).map_err(failed)?))
+    }
+
+    fn purpose(&self, name: &str) -> Result<PurposeNo, BenchError> {
+        let call = self.call()?;
+        let name = Name::parse("purpose", name).map_err(failed)?;
+        let policy = call.tenant.policy().map_err(failed)?;
+        policy.purpose_by_name(&name).map(|rule| rule.no).ok_or_else(|| failed("the policy lacks a purpose"))
+    }
+
+    fn context(&self, purpose: &str) -> Result<Context, BenchError> {
+        Ok(Context { purpose: Some(self.purpose(purpose)?), ..Context::default() })
+    }
+
+    fn field(&self, call: &Call, name: &str) -> Result<FieldNo, BenchError> {
+        let name = Name::parse("field", name).map_err(failed)?;
+        let policy = call.tenant.policy().map_err(failed)?;
+        policy.field_by_name(&name).map(|rule| rule.no).ok_or_else(|| failed("the policy lacks a field"))
+    }
+
+    async fn answer(&self, request: &Json) -> Result<Json, BenchError> {
+        let number = |name: &str| request[name].as_u64().unwrap_or(0);
+        let began = self.clock.monotonic();
+        let took = |clock: &Arc<dyn Clock>| (clock.monotonic() - began).as_secs_f64();
+        match request["do"].as_str().unwrap_or_default() {
+            "load" => {
+                self.load(number("from"), number("count")).await?;
+                Ok(json!({ "rows": number("count"), "seconds": took(&self.clock) }))
+            }
+            "read" => {
+                let time = Duration::from_secs_f64(request["seconds"].as_f64().unwrap_or(1.0));
+                let fields = self.read(number("subjects"), number("batch"), number("tasks"), time).await?;
+                Ok(json!({ "rows": fields, "seconds": took(&self.clock) }))
+            }
+            _ => Err(failed("no such request")),
+        }
+    }
+
+    /// Puts people, many at a time.
+    async fn load(&self, from: u64, count: u64) -> Result<(), BenchError> {
+        let (call, context) = (self.call()?, self.context("service")?);
+        let fields = FIELDS.iter().map(|name| self.field(&call, name)).collect::<Result<Vec<_>, _>>()?;
+        stream::iter((from..from + count).map(Ok))
+            .try_for_each_concurrent(LOADING, |n| {
+                let (call, context, fields) = (&call, &context, &fields);
+                async move {
+                    let person = person(n);
+                    let texts = [person.name, person.email, person.organisation, person.ip, person.user_agent];
+                    let value = |(field, text): (&FieldNo, String)| NewValue {
+                        field: *field,
+                        value: Value::text(text),
+                        origin: None,
+                    };
+                    let put = Put {
+                        subject: SubjectId::parse("subject", &person.id).map_err(failed)?,
+                        values: fields.iter().zip(texts).map(value).collect(),
+                        mode: WriteMode::Create,
+                        group: None,
+                        etag: None,
+                        erase_former: false,
+                    };
+                    self.node.vault.put_fields(call, context, put, None, false).await.map_err(failed).map(drop)
+                }
+            })
+            .await
+    }
+
+    /// Batches of random subjects through the vault without the network, `tasks` at a time; answers how many fields.
+    async fn read(&self, subjects: u64, batch: u64, tasks: u64, time: Duration) -> Result<u64, BenchError> {
+        let (call, context) = (self.call()?, self.context("service")?);
+        let fields = FIELDS.iter().map(|name| self.field(&call, name)).collect::<Result<Vec<_>, _>>()?;
+        let select = Select { fields, ..Select::default() };
+        let end = self.clock.monotonic() + time;
+        let (call, context, select) = (&call, &context, &select);
+        let counted = AtomicU64::new(0);
+        let each = (0..tasks).map(async |_| {
+            while self.clock.monotonic() < end {
+                let key = |_| {
+                    let id = person_id(rand::random_range(0..subjects.max(1)));
+                    SubjectId::parse("subject", &id).map(Key::Subject).map_err(failed)
+                };
+                let keys = (0..batch).map(key).collect::<Result<Vec<_>, _>>()?;
+                for got in self.node.vault.get_batch(call, context, &keys, select).await.map_err(failed)? {
+                    counted.fetch_add(got.map_err(failed)?.values.len() as u64, Ordering::Relaxed);
+                }
+            }
+            Ok::<_, BenchError>(())
+        });
+        futures_util::future::try_join_all(each).await?;
+        Ok(counted.into_inner())
+    }
+}
+
+/// The subject id of person number `n`.
+pub fn person_id(n: u64) -> String {
+    person(n).id
+}
+
+async fn make_tenant(node: &Node, name: Name, dir: &Path) -> Result<TenantNo, BenchError> {
+    let vault = &node.vault;
+    let own = vault.tenant(TenantNo::VAULT).map_err(failed)?;
+    let new = NewTenant { name, kind: TenantKind::Test, region: None, display_name: None, quota_subjects: 0 };
+    let made = vault.create_tenant(&vault.call(operator(), own), new).await.map_err(failed)?;
+    let call = vault.call(operator(), vault.tenant(made.no).map_err(failed)?);
+    vault.apply_policy(&call, POLICY, None, false).await.map_err(failed)?;
+    // Anew: what was looked at before has no roles yet.
+    let call = vault.local_call(made.no).map_err(failed)?;
+    let roles = vault.list_roles(&call, RoleNo(0), 100).await.map_err(failed)?.rows;
+    for (file, role) in [("access.key", "app"), ("officer.key", "dpo")] {
+        let roles = roles.iter().filter(|r| r.name.as_str() == role).map(|role| role.no).collect();
+        let name = Name::parse("access key", role).map_err(failed)?;
+        let new = NewAccessKey { name, roles, expires: None, certificate: None, subjects_per_hour: None };
+        let issued = vault.issue_access_key(&call, new, None, false).await.map_err(failed)?;
+        let text = issued.and_then(|key| key.text).ok_or_else(|| failed("no access key was issued"))?;
+        std::fs::write(dir.join(file), text.as_bytes()).map_err(BenchError::io("access key"))?;
+    }
+    Ok(made.no)
+}
