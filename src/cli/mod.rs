@@ -8,6 +8,7 @@ mod access;
 mod args;
 mod audit;
 mod batch;
+mod bench;
 mod constants;
 mod erase;
 mod error;
@@ -137,6 +138,8 @@ enum Command {
     /// Keys as objects to look after
     #[command(subcommand)]
     Keys(ops::Keys),
+    /// How fast this build is on this machine, as ratios to bare floors
+    Bench(Box<bench::Bench>),
     /// Completion script for a shell
     #[command(after_help = "Examples:
   pii-vault completions bash > /etc/bash_completion.d/pii-vault
@@ -189,6 +192,7 @@ fn run(cli: Cli, last: Arc<Mutex<LastIds>>) -> Result<(), CliError> {
         Command::Healthcheck(args) => return on_this_machine(server::healthcheck(out, args)),
         Command::Doctor(args) => return on_this_machine(server::doctor(out, args)),
         Command::Prove(args) => return on_this_machine(server::prove_copy(out, args)),
+        Command::Bench(bench) => return bench.run(out),
         Command::ExitCodes => return exit_codes(out),
         command => command,
     };
@@ -240,6 +244,7 @@ async fn call(s: &Session, yes: bool, command: Command) -> Result<(), CliError> 
         | Command::Healthcheck(_)
         | Command::Doctor(_)
         | Command::Prove(_) => Ok(()),
+        Command::Profile(_) | Command::Completions { .. } | Command::Bench(_) | Command::ExitCodes => Ok(()),
     }
 }
 

@@ -78,7 +78,11 @@ enum Group {
 #[derive(Debug, Subcommand)]
 enum Hidden {
     /// A process of a run
-    #[command(hide = true)]
+    #[command(
+        hide = true,
+        after_help = "Started by `pii-vault bench`; it takes requests on standard input:
+  pii-vault bench part echo --dir DIR"
+    )]
     Part(PartArgs),
 }
 
@@ -146,13 +150,15 @@ impl Bench {
         if cfg!(debug_assertions) {
             note("bench: this is a debug build; its figures mean nothing");
         }
-        let dir = self.dir.clone().unwrap_or_else(|| {
-            std::env::temp_dir().join(format!("pii-vault-bench-{:08x}", rand::random::<u32>()))
-        });
+        let dir = self
+            .dir
+            .clone()
+            .unwrap_or_else(|| std::env::temp_dir().join(format!("pii-vault-bench-{:08x}", rand::random::<u32>())));
         std::fs::create_dir(&dir).map_err(BenchError::io("the directory of the run"))?;
         let _cleanup = Cleanup(dir.clone());
         let certificates = crate::cli::quickstart::local_certificates().map_err(BenchError::other("certificates"))?;
-        let write = |name: &str, text: &str| std::fs::write(dir.join(name), text).map_err(BenchError::io("certificates"));
+        let write =
+            |name: &str, text: &str| std::fs::write(dir.join(name), text).map_err(BenchError::io("certificates"));
         write("server.pem", &certificates.certificate)?;
         write("server.key", &certificates.private_key)?;
         let plan = self.plan(&dir);

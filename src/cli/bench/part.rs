@@ -100,7 +100,8 @@ impl Drop for Part {
 fn forward(output: impl std::io::Read, send: &UnboundedSender<Json>) {
     for line in BufReader::new(output).lines() {
         let Ok(line) = line else { return };
-        let answer = serde_json::from_str(&line).unwrap_or_else(|_| serde_json::json!({ "error": "it spoke nonsense" }));
+        let answer =
+            serde_json::from_str(&line).unwrap_or_else(|_| serde_json::json!({ "error": "it spoke nonsense" }));
         if send.send(answer).is_err() {
             return;
         }

@@ -257,9 +257,11 @@ pub fn fdatasync(dir: &Path, times: usize, clock: &dyn Clock) -> Result<u32, Ben
 pub fn answer(raw: &mut Raw, request: &Json, clock: &dyn Clock) -> Result<Json, BenchError> {
     let number = |name: &str| request[name].as_u64().unwrap_or(0);
     let (rows, seconds) = match request["do"].as_str() {
-        Some("put") => {
-            raw.put(number("group") as usize, Duration::from_secs_f64(request["seconds"].as_f64().unwrap_or(1.0)), clock)?
-        }
+        Some("put") => raw.put(
+            number("group") as usize,
+            Duration::from_secs_f64(request["seconds"].as_f64().unwrap_or(1.0)),
+            clock,
+        )?,
         Some("fill") => {
             raw.fill_bucket(number("values") as i64, number("each").max(1) as i64, number("bytes") as usize)?;
             (number("values"), 0.0)

@@ -212,8 +212,7 @@ impl Run {
         };
         let (mut rates, mut last) = (Vec::new(), 0.0);
         for _ in 0..self.plan.windows {
-            let frames: Vec<Bytes> =
-                (0..64).map(|_| frame(&message(&ids, &target.fields, target.purpose))).collect();
+            let frames: Vec<Bytes> = (0..64).map(|_| frame(&message(&ids, &target.fields, target.purpose))).collect();
             let load = Load::new(GET_MANY, tasks as usize, self.plan.window);
             let ours = target.wire.drive(&load, in_turn(Arc::new(frames))).await?;
             let request = json!({
@@ -329,9 +328,13 @@ impl Run {
         };
         let rate = mass as f64 / erased.seconds;
         self.rows.push(
-            Row::plain(format!("erasing {mass} subjects in batches of {ERASE_BATCH}"), Figure::one(erased.seconds), "s")
-                .bound(Bound::AtMost(60.0 * mass as f64 / 100_000.0))
-                .aim(Bound::AtMost(30.0 * mass as f64 / 100_000.0)),
+            Row::plain(
+                format!("erasing {mass} subjects in batches of {ERASE_BATCH}"),
+                Figure::one(erased.seconds),
+                "s",
+            )
+            .bound(Bound::AtMost(60.0 * mass as f64 / 100_000.0))
+            .aim(Bound::AtMost(30.0 * mass as f64 / 100_000.0)),
         );
         self.rows.push(Row::plain("the same, rate", Figure::one(rate), "erasures/s"));
         if let (Some(idle), Some(busy)) = (Figure::of(idle), Figure::of(busy)) {
@@ -355,7 +358,9 @@ impl Run {
         Part::start("vault", &empty, None).await?.end().await?;
         let full = format!("with {} subjects", self.plan.subjects);
         let megabytes = |bytes: u64| bytes as f64 / 1e6;
-        for (dir, what, memory, ready) in [(empty, "idle", 20.0, 100.0), (self.vault_dir(), full.as_str(), 300.0, 500.0)] {
+        for (dir, what, memory, ready) in
+            [(empty, "idle", 20.0, 100.0), (self.vault_dir(), full.as_str(), 300.0, 500.0)]
+        {
             let (mut times, mut sizes) = (Vec::new(), Vec::new());
             for _ in 0..self.plan.windows.min(5) {
                 let before = self.clock.monotonic();
@@ -393,7 +398,8 @@ impl Run {
             let began = self.clock.monotonic();
             let right = memory.verify(&stored, b"correct horse").map_err(BenchError::other("Argon2id"))?;
             let between = self.clock.monotonic();
-            let done = bare.hash_password_into_with_memory(b"correct horse", b"sixteen byte salt", &mut out, &mut blocks);
+            let done =
+                bare.hash_password_into_with_memory(b"correct horse", b"sixteen byte salt", &mut out, &mut blocks);
             done.map_err(BenchError::other("Argon2id"))?;
             let ended = self.clock.monotonic();
             if !right {
@@ -485,4 +491,3 @@ fn in_turn(frames: Arc<Vec<Bytes>>) -> impl Fn(u64) -> Bytes + Send + Sync + 'st
 fn at_random(frames: Arc<Vec<Bytes>>) -> impl Fn(u64) -> Bytes + Send + Sync + 'static {
     move |_| frames[rand::random_range(0..frames.len())].clone()
 }
-
