@@ -524,6 +524,7 @@ impl Footprint {
             }
             P::SubjectAt { uid, .. } | P::SubjectLive { uid } => Row::Subject(*uid),
             P::ClassAt { uid, .. } | P::ClassLive { uid, .. } | P::ClassBelow { uid, .. } => Row::Subject(*uid),
+            P::ClassStill { uid, .. } => Row::Subject(*uid),
             P::ItemGroupAt { uid, .. } | P::ItemGroupsOf { uid, .. } => Row::Subject(*uid),
             P::SubjectAbsent { tenant, digest } | P::NoTombstone { tenant, digest } => Row::Digest(*tenant, *digest),
             P::ExpiryLive { tenant, class, bucket, .. } => Row::Bucket(*tenant, *class, *bucket),

@@ -279,6 +279,12 @@ async fn every_precondition_holds_or_conflicts(store: Arc<dyn Store>) {
         version: DekVersion(version),
         revision: Revision(revision),
     };
+    let class_still = |class, version, revision| ClassStill {
+        uid,
+        class: ClassNo(class),
+        version: DekVersion(version),
+        revision: Revision(revision),
+    };
     let class_live = |class, version| ClassLive { uid, class: ClassNo(class), version: DekVersion(version) };
     let class_below = |class, version| ClassBelow { uid, class: ClassNo(class), version: DekVersion(version) };
     let group_at =
@@ -314,6 +320,11 @@ async fn every_precondition_holds_or_conflicts(store: Arc<dyn Store>) {
         (class_at(1, 2, 1), false),
         (class_at(3, 4, 1), false),
         (class_at(2, 1, 1), false),
+        (class_still(1, 1, 1), true),
+        (class_still(1, 1, 2), false),
+        (class_still(1, 2, 1), false),
+        (class_still(3, 4, 1), true),
+        (class_still(2, 1, 1), false),
         (class_live(1, 1), true),
         (class_live(1, 2), false),
         (class_live(3, 4), false),

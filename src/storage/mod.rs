@@ -39,6 +39,8 @@ pub enum Precondition {
     ClassAt { uid: SubjectUid, class: ClassNo, version: DekVersion, revision: Revision },
     /// The class row is there with this version and `Live` (its record may have changed): for appended items.
     ClassLive { uid: SubjectUid, class: ClassNo, version: DekVersion },
+    /// The class row is there with this version and revision, whatever its state: for work on values that are kept.
+    ClassStill { uid: SubjectUid, class: ClassNo, version: DekVersion, revision: Revision },
     /// There is no row of this class, or it is `Erased` with a version below this one.
     ClassBelow { uid: SubjectUid, class: ClassNo, version: DekVersion },
     /// The item group has this revision; 0: it is not there.
@@ -153,7 +155,6 @@ pub enum Mutation {
         tenant: TenantNo,
         slot: Slot,
     },
-    /// A slot is given: it is free no longer. Nothing happens to one that was never given before.
     /// A slot is given: it is free no longer. Fresh ones were never free, and may commit in any order.
     TakeSlot {
         tenant: TenantNo,

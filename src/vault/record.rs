@@ -228,6 +228,34 @@ pub fn sweep(blob: &[u8], today: i64) -> Result<(Vec<u8>, Option<Bucket>), Recor
     Ok((out, next))
 }
 
+/// What can be said of a stored value without any key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outline {
+    pub field: FieldNo,
+    pub bucket: Bucket,
+    pub origin: Timestamp,
+    pub expire: Option<Timestamp>,
+}
+
+/// What is known of all entries; no key is needed, and nothing is verified.
+///
+/// # Errors
+/// `RecordError` when the blob is no record. An empty blob has none.
+pub fn outline(blob: &[u8]) -> Result<Vec<Outline>, RecordError> {
+    let mut found = Vec::new();
+    if blob.is_empty() {
+        return Ok(found);
+    }
+    let mut rest = RecordView::parse(blob)?.sections;
+    while !rest.is_empty() {
+        rest = walk_section(rest, |Entry { field, bucket, origin, expire, .. }| {
+            found.push(Outline { field, bucket, origin, expire });
+            Ok(())
+        })?;
+    }
+    Ok(found)
+}
+
 /// Origin times of all entries; no key is needed.
 ///
 /// # Errors

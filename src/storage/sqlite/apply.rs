@@ -90,6 +90,10 @@ impl Apply<'_> {
                 let sql = "SELECT 1 FROM subject_class WHERE id = ?1 AND version = ?2 AND state = 1";
                 self.any(sql, (class_id(*uid, *class), version.0))
             }
+            ClassStill { uid, class, version, revision } => {
+                let sql = "SELECT 1 FROM subject_class WHERE id = ?1 AND version = ?2 AND revision = ?3";
+                self.any(sql, (class_id(*uid, *class), version.0, revision.0 as i64))
+            }
             ClassBelow { uid, class, version } => {
                 let sql = "SELECT 1 FROM subject_class WHERE id = ?1 AND NOT (state = 3 AND version < ?2)";
                 Ok(!self.any(sql, (class_id(*uid, *class), version.0))?)
