@@ -47,6 +47,11 @@ impl ChainHead {
     }
 }
 
+/// The Merkle root over heads in order of (tenant, chain): what a checkpoint signs and the keeper's anchor holds.
+pub fn heads_root(heads: &[ChainHead]) -> merkle::Hash {
+    merkle::root(&leaves(heads))
+}
+
 /// What the signature covers, and the signature.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -12,5 +12,5 @@ mod record;
 
 pub use action::{Action, Outcome};
 pub use chain::{Chain, Entries, Group, GroupBuilder, Head, Tamper, TamperKind, Verifier, genesis, verify};
-pub use checkpoint::{ChainHead, Checkpoint, CheckpointError, HeadProof};
+pub use checkpoint::{ChainHead, Checkpoint, CheckpointError, HeadProof, heads_root};
 pub use record::{AuditRecord, DecodeError, Fields, Filter, MAX_DETAIL};

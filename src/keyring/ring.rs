@@ -13,7 +13,9 @@ use crate::crypto::sign::Signing;
 use crate::ids::*;
 use crate::keyring::allocate::{Covering, Slots, Uncovered};
 use crate::keyring::cache::{ClassCache, NodeCache};
-use crate::keyring::keeper::{Keeper, KeeperError, OwnBlock, RootBlock, open_signing, root_block_aad, seal_signing};
+use crate::keyring::keeper::{
+    Anchor, Keeper, KeeperError, OwnBlock, RootBlock, open_signing, root_block_aad, seal_signing,
+};
 use crate::keyring::state::{self, TenantKeyState};
 use crate::keyring::swap::{Hook, Queue, Unsettled};
 use crate::keyring::tree::{self, OpenNode, RESERVED, Tree, TreeError};
@@ -319,6 +321,17 @@ impl Keyring {
     }
     pub fn keeper(&self) -> &Arc<dyn Keeper> {
         &self.keeper
+    }
+    /// Writes where audit and ledger stand into the keeper, in the other of the anchor's two places.
+    pub async fn put_anchor(&self, anchor: &Anchor) -> Result<(), KeyringError> {
+        let sequence = self.keeper.own(OwnBlock::Anchor).await?.map_or(0, |(sequence, _)| sequence) + 1;
+        self.keeper.put_own(OwnBlock::Anchor, &anchor.encode(self.vault, &self.kek), sequence).await?;
+        Ok(())
+    }
+    /// What the keeper's anchor says; `None` if there is none that this root KEK wrote.
+    pub async fn anchor(&self) -> Result<Option<Anchor>, KeyringError> {
+        let block = self.keeper.own(OwnBlock::Anchor).await?;
+        Ok(block.and_then(|(_, bytes)| Anchor::decode(self.vault, &self.kek, &bytes)))
     }
     /// State of a tenant's keys; `KeeperBehind` for one that is not known.
     pub fn state(&self, tenant: TenantNo) -> TenantKeyState {

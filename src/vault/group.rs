@@ -17,6 +17,7 @@ use crate::vault::Vault;
 use crate::vault::call::Call;
 use crate::vault::error::{VaultError, Violation};
 use crate::vault::request::Request;
+use crate::vault::retention::regroup;
 
 /// Whether a group's subjects may be written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -233,7 +234,7 @@ impl Vault {
         Err(VaultError::Conflict)
     }
 
-    /// Changes a group's plan, state or retention. A changed retention counts for values written from now on.
+    /// Changes a group's plan, state or retention. Values that are stored already follow a changed retention soon after.
     pub async fn update_group(
         &self,
         call: &Call,
@@ -274,6 +275,9 @@ impl Vault {
             let mut change = ChangeSet::default();
             change.require(Precondition::ObjectAt { tenant, kind: ObjectKind::Group, key, revision: row.revision });
             change.change(Mutation::PutObject(new.clone()));
+            if set.retention.is_some() {
+                regroup(tenant, group, revision, &mut change);
+            }
             change.note(tenant, call.record(Action::UpdateGroup, Outcome::Ok).to_bytes());
             match self.store.commit(change).await {
                 Ok(_) => return self.read_group(call, &new),

@@ -77,7 +77,7 @@ impl Hold {
         holder(self.subject, self.group)
     }
 
-    fn covers(&self, class: ClassNo) -> bool {
+    pub(crate) fn covers(&self, class: ClassNo) -> bool {
         self.classes.is_empty() || self.classes.contains(&class)
     }
 

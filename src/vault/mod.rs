@@ -12,14 +12,18 @@ pub mod audit_read;
 pub mod authenticate;
 pub mod bulk;
 pub mod call;
+pub mod carry;
+pub mod clock_guard;
 pub mod erase;
 pub mod erasures;
 pub mod error;
+pub mod expiry;
 pub mod export;
 pub mod feed;
 pub mod find;
 pub mod group;
 pub mod hold;
+pub mod index_rotation;
 pub mod item;
 pub mod keys;
 pub mod operation;
@@ -28,6 +32,7 @@ pub mod record;
 pub mod request;
 pub mod reseal;
 pub mod retire;
+pub mod retention;
 pub mod roles;
 pub mod schedule;
 pub mod subject;
@@ -35,6 +40,7 @@ pub mod subject_limit;
 pub mod tenant;
 pub mod tenants;
 pub mod test_access;
+pub mod upkeep;
 pub mod write;
 
 use std::collections::HashMap;
@@ -108,6 +114,8 @@ pub struct Vault {
     access: authenticate::Access,
     /// One change of a tenant's settings, policy, roles or buckets at a time.
     settings: tokio::sync::Mutex<()>,
+    clock_guard: clock_guard::ClockGuard,
+    upkeep: upkeep::Upkeep,
 }
 
 impl Vault {

@@ -85,6 +85,8 @@ impl Vault {
             options,
             tenants: ArcSwap::default(),
             settings: tokio::sync::Mutex::new(()),
+            clock_guard: Default::default(),
+            upkeep: Default::default(),
         };
         let mut tenants = Tenants::default();
         for row in vault.store.tenants().await? {
@@ -108,7 +110,7 @@ impl Vault {
         Tenant::load(&self.keyring, row, policy, &expiries)
     }
 
-    async fn compile_stored(&self, tenant: TenantNo, version: PolicyVersion) -> Result<Policy, VaultError> {
+    pub(crate) async fn compile_stored(&self, tenant: TenantNo, version: PolicyVersion) -> Result<Policy, VaultError> {
         let row = self.store.object(tenant, ObjectKind::Policy, policy_key(version)).await?;
         let row = row.ok_or(VaultError::DataLoss)?;
         let body: PolicyBody = serde_json::from_slice(&row.body).map_err(|_| VaultError::DataLoss)?;
@@ -305,7 +307,7 @@ impl Vault {
         self.view(tenant.row.clone())
     }
 
-    /// Moves a TEST tenant's clock on. A LIVE one's never moves.
+    /// Moves a TEST tenant's clock on and does what became due. A LIVE one's never moves.
     pub async fn advance_clock(&self, call: &Call, by_ms: i64) -> Result<Timestamp, VaultError> {
         if call.principal.kind != auth::Kind::Operator {
             call.permit(Verb::Operate)?;
@@ -323,6 +325,7 @@ impl Vault {
                 Ok(())
             })
             .await?;
+        self.run_due_work(tenant.no).await?;
         Ok(tenant.time(self.clock.now()))
     }
 

@@ -708,10 +708,9 @@ pub(crate) fn merge(
     let mut entries: Vec<Entry<'_>> = Vec::new();
     if !former.is_empty() {
         let view = RecordView::parse(former).map_err(|_| VaultError::DataLoss)?;
+        // What is over stays for the sweep: a hold may keep it, and its index tags must go with it.
         view.walk(keys, owner, today, |entry| {
-            if !new.iter().any(|n| n.field == entry.field)
-                && (entry.bucket == Bucket::NONE || i64::from(entry.bucket.0) >= today)
-            {
+            if !new.iter().any(|n| n.field == entry.field) {
                 entries.push(entry);
             }
         })

@@ -1,0 +1,389 @@
+//! Rotating secrets: the blind index's, so that old index tags of the erased can no longer be guessed, and roots.
+//!
+//! An index secret goes in three steps, each resumable. (1) New tags are made under version + 1, and both versions are
+//! searched. (2) Every subject's tags are made anew from its opened values. (3) When no tag of the old version is left,
+//! its slot is dropped. A subject's old and new tag change places in one change set, so that no search misses it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::access::Verb;
+use crate::audit::{Action, Outcome};
+use crate::auth;
+use crate::clock::{DAY_MS, Timestamp};
+use crate::ids::*;
+use crate::keyring::{SecretKind, SwapOp, secret_slot};
+use crate::policy::value::normalize;
+use crate::storage::*;
+use crate::vault::Vault;
+use crate::vault::call::Call;
+use crate::vault::error::VaultError;
+use crate::vault::expiry::Progress;
+use crate::vault::operation::{Operation, OperationKind, OperationStatus, put_operation};
+use crate::vault::read::{entry_place, open_value};
+use crate::vault::record::{Owner, RecordView};
+use crate::vault::tenant::TenantSettings;
+use crate::vault::to_json;
+
+/// Calls that began before the switch have ended after so long: only then is the old secret dropped.
+const SETTLED_MS: i64 = 600_000;
+/// Days before the horizon at which a rotation begins.
+const AHEAD_DAYS: i64 = 1;
+/// Oldest root of a tenant, in days.
+const ROOT_DAYS: i64 = 90;
+/// Subjects retagged in one change.
+const TOGETHER: u32 = 50;
+/// Tags of nobody that are removed in one change.
+const TAGS_AT_ONCE: u32 = 5_000;
+
+const INDEX: &[u8] = b"index-rotation";
+const ROOT: &[u8] = b"root-age";
+
+/// How far a rotation of the index secret is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Retagging {
+    operation: ObjectId,
+    /// When tags of the new version began, by the machine's clock.
+    since: Timestamp,
+    after: SubjectUid,
+    /// When the present pass over the subjects began, and how many ended before it.
+    pass: Timestamp,
+    passes: u32,
+    /// A whole pass has ended that began after `since` was long enough ago.
+    settled: bool,
+}
+
+/// The generation of a root and when it was first seen.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RootAge {
+    generation: Generation,
+    since: Timestamp,
+}
+
+impl Vault {
+    /// Begins the rotation of the tenant's index secret; the operation that a job finishes. One that runs is answered.
+    pub async fn rotate_index(&self, call: &Call) -> Result<Operation, VaultError> {
+        if call.principal.kind != auth::Kind::Operator {
+            call.permit(Verb::Operate)?;
+        }
+        self.begin_index_rotation(call).await
+    }
+
+    async fn begin_index_rotation(&self, call: &Call) -> Result<Operation, VaultError> {
+        let tenant = call.tenant.no;
+        let settings = &self.tenant(tenant)?.settings;
+        if settings.index_retiring.is_some() {
+            let (state, _) = self.retagging(tenant).await?.ok_or(VaultError::Conflict)?;
+            return Ok(self.operation(tenant, state.operation).await?.0);
+        }
+        // The state first: a switch without one would be resumed by nobody.
+        let mut change = ChangeSet::default();
+        let (operation, former) = match self.retagging(tenant).await? {
+            // It began, and the switch did not come.
+            Some((state, revision)) => (self.operation(tenant, state.operation).await?.0, revision),
+            None => {
+                let operation = Operation::new(call, OperationKind::RotateIndex, OperationStatus::Running);
+                put_operation(tenant, &operation, None, &mut change);
+                (operation, Revision(0))
+            }
+        };
+        let (since, after) = (call.wall, SubjectUid(0));
+        let state = Retagging { operation: operation.id, since, after, pass: since, passes: 0, settled: false };
+        put_state(tenant, &state, former, &mut change);
+        self.store.commit(change).await?;
+        let record = call.record(Action::RotateKeys, Outcome::Ok);
+        self.edit_settings(tenant, None, record, |settings: &mut TenantSettings| {
+            if settings.index_retiring.is_some() {
+                return Err(VaultError::Conflict);
+            }
+            settings.index_retiring = Some(settings.index);
+            settings.index = SecretVersion(settings.index.0.checked_add(1).ok_or(VaultError::DataLoss)?);
+            settings.index_since = call.wall;
+            // What was erased until now is paid by this rotation; what is erased from now on is owed by the next.
+            settings.index_owed_since = None;
+            Ok(())
+        })
+        .await?;
+        Ok(operation)
+    }
+
+    async fn retagging(&self, tenant: TenantNo) -> Result<Option<(Retagging, Revision)>, VaultError> {
+        let row = self.store.object(tenant, ObjectKind::Setting, INDEX.to_vec()).await?;
+        let read = |row: ObjectRow| serde_json::from_slice(&row.body).map(|state| (state, row.revision));
+        row.map(read).transpose().map_err(|_| VaultError::DataLoss)
+    }
+
+    /// Begins a rotation that is due and goes on with one that runs, of about `limit` subjects.
+    pub async fn rotate_due_index(&self, call: &Call, limit: u64) -> Result<Progress, VaultError> {
+        if call.tenant.settings.index_retiring.is_none() {
+            let owed = call.tenant.settings.index_owed_since;
+            let due = owed.map(|since| since.plus_days(self.options.search_horizon_days - AHEAD_DAYS));
+            if due.is_none_or(|due| due > call.now) {
+                return Ok(Progress::default());
+            }
+            self.begin_index_rotation(call).await?;
+        }
+        // The tenant as it is after the switch.
+        let call = Call { tenant: self.tenant(call.tenant.no)?, ..call.clone() };
+        self.retag(&call, limit).await
+    }
+
+    async fn retag(&self, call: &Call, limit: u64) -> Result<Progress, VaultError> {
+        let tenant = call.tenant.no;
+        let Some(old) = call.tenant.settings.index_retiring else { return Ok(Progress::default()) };
+        let (mut state, mut revision) = self.retagging(tenant).await?.ok_or(VaultError::DataLoss)?;
+        let mut done = 0;
+        while !state.settled {
+            if done >= limit {
+                return Ok(Progress { done, more: true });
+            }
+            if state.after == SubjectUid(0) {
+                if state.passes > 0 && call.wall < state.since.plus_ms(SETTLED_MS) {
+                    return Ok(Progress { done, more: false });
+                }
+                if state.passes > 0 && self.store.count_terms(tenant, old).await? == 0 {
+                    break;
+                }
+                state.pass = call.wall;
+            }
+            let page = self.store.list_subjects(tenant, None, state.after, TOGETHER).await?;
+            self.retag_all(call, &page.rows).await?;
+            done += page.rows.len() as u64;
+            match page.rows.last() {
+                Some(last) if page.more => state.after = last.subject.uid,
+                _ => {
+                    // Calls that began before the switch may have made old tags behind this pass.
+                    state.settled = state.pass >= state.since.plus_ms(SETTLED_MS);
+                    state.after = SubjectUid(0);
+                    state.passes += 1;
+                }
+            }
+            let (former, at) = self.operation(tenant, state.operation).await?;
+            let counted = former.done + page.rows.len() as u64;
+            let next = Operation { done: counted, cursor: Some(state.after.0), updated: call.now, ..former.clone() };
+            let mut change = ChangeSet::default();
+            put_state(tenant, &state, revision, &mut change);
+            put_operation(tenant, &next, Some((&former, at)), &mut change);
+            self.store.commit(change).await?;
+            revision = Revision(revision.0 + 1);
+        }
+        // Whatever is left is nobody's: of values that no search may find any more.
+        loop {
+            let mut change = ChangeSet::default();
+            change.change(Mutation::DeleteTermsOfVersion { tenant, version: old, limit: TAGS_AT_ONCE });
+            let removed = self.store.commit(change).await?.removed;
+            done += removed;
+            if removed == 0 {
+                break;
+            }
+        }
+        if self.store.count_terms(tenant, old).await? > 0 {
+            return Ok(Progress { done, more: true });
+        }
+        self.drop_index(call, old, &state, revision).await?;
+        Ok(Progress { done: done + 1, more: false })
+    }
+
+    /// The last step: the old secret's slot is dropped.
+    async fn drop_index(
+        &self,
+        call: &Call,
+        old: SecretVersion,
+        state: &Retagging,
+        revision: Revision,
+    ) -> Result<(), VaultError> {
+        let tenant = call.tenant.no;
+        for _ in 0..6 {
+            let rows = self.store.tenants().await?;
+            let row = rows.into_iter().find(|row| row.no == tenant).ok_or(VaultError::NotFound)?;
+            let mut settings: TenantSettings = serde_json::from_slice(&row.body).map_err(|_| VaultError::DataLoss)?;
+            if settings.index_retiring != Some(old) {
+                return Err(VaultError::Conflict);
+            }
+            settings.index_retiring = None;
+            let (former, at) = self.operation(tenant, state.operation).await?;
+            let next = Operation {
+                status: OperationStatus::Done,
+                cursor: None,
+                updated: call.now,
+                generation: Some(Generation(row.generation.0 + 1)),
+                ..former.clone()
+            };
+            let mut change = ChangeSet::default();
+            change.require(Precondition::TenantSettingsAt { tenant, revision: row.revision });
+            let (body, next_revision) = (to_json(&settings), Revision(row.revision.0 + 1));
+            change.change(Mutation::SetTenantSettings { tenant, body, revision: next_revision });
+            put_operation(tenant, &next, Some((&former, at)), &mut change);
+            let (kind, key) = (ObjectKind::Setting, INDEX.to_vec());
+            change.require(Precondition::ObjectAt { tenant, kind, key: key.clone(), revision });
+            change.change(Mutation::DeleteObject { tenant, kind, key });
+            let mut entry = call.record(Action::RotateKeys, Outcome::Ok);
+            entry.operation = Some(next.id);
+            change.note(tenant, entry.to_bytes());
+            let slots = vec![secret_slot(SecretKind::Index, old)];
+            match self.keyring.swap(tenant, SwapOp { slots, change, ledger: Vec::new() }).await {
+                Ok(_) => {
+                    self.reload_tenant(tenant).await?;
+                    return Ok(());
+                }
+                Err(crate::keyring::SwapError::Conflict(_)) => {}
+                Err(error @ crate::keyring::SwapError::Unfinished { .. }) => {
+                    self.reload_tenant(tenant).await?;
+                    return Err(error.into());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(VaultError::Conflict)
+    }
+
+    /// Tags of these subjects under the new version, in one change; one by one where somebody writes beside us.
+    async fn retag_all(&self, call: &Call, subjects: &[std::sync::Arc<SubjectSnapshot>]) -> Result<(), VaultError> {
+        let mut whole = ChangeSet::default();
+        for snapshot in subjects {
+            let one = self.retag_one(call, snapshot).await?;
+            whole.preconditions.extend(one.preconditions);
+            whole.mutations.extend(one.mutations);
+        }
+        if whole.mutations.is_empty() {
+            return Ok(());
+        }
+        match self.store.commit(whole).await {
+            Ok(_) => return Ok(()),
+            Err(StoreError::Conflict(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        'subjects: for snapshot in subjects {
+            for _ in 0..6 {
+                let Some(snapshot) = self.store.subject_by_uid(snapshot.subject.uid).await? else {
+                    continue 'subjects;
+                };
+                match self.store.commit(self.retag_one(call, &snapshot).await?).await {
+                    Ok(_) => continue 'subjects,
+                    Err(StoreError::Conflict(_)) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            return Err(VaultError::Conflict);
+        }
+        Ok(())
+    }
+
+    /// What gives one subject's searchable values their tags under the new version.
+    async fn retag_one(&self, call: &Call, snapshot: &SubjectSnapshot) -> Result<ChangeSet, VaultError> {
+        let (tenant, uid) = (call.tenant.no, snapshot.subject.uid);
+        let policy = call.tenant.policy()?;
+        let mut change = ChangeSet::default();
+        for row in &snapshot.classes {
+            let searchable = |field: FieldNo| policy.field(field).filter(|rule| rule.searchable);
+            if !policy.fields().any(|rule| rule.class == row.class && rule.searchable) {
+                continue;
+            }
+            let before = change.mutations.len();
+            if row.slot.is_some() && !row.record.is_empty() {
+                let class = self.class_ref(row)?;
+                let owner = Owner { vault: self.keyring.vault(), tenant, uid, class: row.class };
+                let view = RecordView::parse(&row.record).map_err(|_| VaultError::DataLoss)?;
+                let mut found = Vec::new();
+                let walked = self
+                    .with_keys(class, None, |keys| {
+                        found.clear();
+                        view.walk(keys, &owner, call.now.day(), |entry| {
+                            if searchable(entry.field).is_some() {
+                                found.push(entry);
+                            }
+                        })
+                    })
+                    .await?;
+                walked.map_err(|_| VaultError::DataLoss)?;
+                for entry in found {
+                    let field = entry.field;
+                    change.change(Mutation::DeleteTerms { tenant, uid, field: Some(field) });
+                    let bucket = match entry.bucket {
+                        Bucket::NONE => None,
+                        bucket => match self.bucket_key(call, row.class, bucket) {
+                            Some(key) => Some(key),
+                            None => continue,
+                        },
+                    };
+                    if entry.expire.is_some_and(|t| t <= call.now) {
+                        continue;
+                    }
+                    let Some(rule) = searchable(field) else { continue };
+                    let place = entry_place(&owner, class.key.dek, &entry);
+                    let value = self.with_keys(class, bucket, |keys| open_value(keys, &place, entry.sealed)).await??;
+                    let Some(normalized) = normalize(rule, &value) else { continue };
+                    let (version, tag) = call.tenant.term(field, &normalized).ok_or(VaultError::DataLoss)?;
+                    change.change(Mutation::PutTerm(TermRow { tenant, field, version, tag, uid }));
+                }
+            }
+            if change.mutations.len() > before {
+                let ClassRow { class, version, revision, .. } = *row;
+                change.require(Precondition::ClassStill { uid, class, version, revision });
+            }
+        }
+        Ok(change)
+    }
+
+    /// Puts a new root in place of one that is 90 days old: an empty swap.
+    pub async fn rotate_due_root(&self, call: &Call) -> Result<Progress, VaultError> {
+        let tenant = call.tenant.no;
+        let Some(generation) = self.keyring.generation(tenant) else { return Ok(Progress::default()) };
+        let row = self.store.object(tenant, ObjectKind::Setting, ROOT.to_vec()).await?;
+        let known: Option<RootAge> =
+            row.as_ref().map(|row| serde_json::from_slice(&row.body)).transpose().map_err(|_| VaultError::DataLoss)?;
+        let since = match known {
+            Some(age) if age.generation == generation => age.since,
+            _ => call.wall,
+        };
+        let old = call.wall.0.saturating_sub(since.0) > ROOT_DAYS * DAY_MS;
+        if !old && known.is_some_and(|age| age.generation == generation) {
+            return Ok(Progress::default());
+        }
+        if old {
+            self.swap_root(call).await?;
+        }
+        let generation = self.keyring.generation(tenant).unwrap_or(generation);
+        let age = RootAge { generation, since: call.wall };
+        let mut change = ChangeSet::default();
+        change.change(Mutation::PutObject(ObjectRow {
+            tenant,
+            kind: ObjectKind::Setting,
+            key: ROOT.to_vec(),
+            revision: Revision(row.map_or(0, |row| row.revision.0) + 1),
+            body: to_json(&age),
+        }));
+        self.store.commit(change).await?;
+        Ok(Progress { done: u64::from(old), more: false })
+    }
+
+    /// Puts a new root in place of the tenant's present one.
+    pub async fn rotate_root(&self, call: &Call) -> Result<Operation, VaultError> {
+        if call.principal.kind != auth::Kind::Operator {
+            call.permit(Verb::Operate)?;
+        }
+        self.swap_root(call).await
+    }
+
+    async fn swap_root(&self, call: &Call) -> Result<Operation, VaultError> {
+        let tenant = call.tenant.no;
+        let mut operation = Operation::new(call, OperationKind::RotateRoot, OperationStatus::Done);
+        operation.generation = self.keyring.generation(tenant).map(|g| Generation(g.0 + 1));
+        let mut change = ChangeSet::default();
+        put_operation(tenant, &operation, None, &mut change);
+        let mut entry = call.record(Action::RotateKeys, Outcome::Ok);
+        entry.operation = Some(operation.id);
+        change.note(tenant, entry.to_bytes());
+        self.keyring.swap(tenant, SwapOp { slots: Vec::new(), change, ledger: Vec::new() }).await?;
+        Ok(operation)
+    }
+}
+
+/// Stores how far a rotation is in place of the state of that revision.
+fn put_state(tenant: TenantNo, state: &Retagging, former: Revision, change: &mut ChangeSet) {
+    let (kind, key) = (ObjectKind::Setting, INDEX.to_vec());
+    change.require(Precondition::ObjectAt { tenant, kind, key: key.clone(), revision: former });
+    let revision = Revision(former.0 + 1);
+    change.change(Mutation::PutObject(ObjectRow { tenant, kind, key, revision, body: to_json(state) }));
+}
