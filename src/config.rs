@@ -4,6 +4,7 @@
 
 use crate::grpc::limits::NetworkOptions;
 use crate::grpc::tls::{TlsOptions, TlsState};
+use crate::jobs::JobsOptions;
 use crate::telemetry::{LogFormat, parse_level};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -450,6 +451,19 @@ impl Config {
             bad("log.level", &error.to_string());
         }
         problems
+    }
+
+    /// The jobs' options.
+    pub fn jobs_options(&self) -> JobsOptions {
+        let (j, s) = (&self.jobs, Duration::from_secs);
+        JobsOptions {
+            retention: s(j.retention_s),
+            sweep: s(j.sweep_s),
+            rotation: s(j.rotation_s),
+            checkpoint: s(j.checkpoint_s),
+            audit_days: i64::from(self.audit.retention_days),
+            ..JobsOptions::default()
+        }
     }
 
     /// The network's options.

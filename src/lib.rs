@@ -15,8 +15,9 @@ pub mod auth;
 pub mod policy;
 pub mod receipt;
 
-// Floor 6: the network.
+// Floor 6: the network and the clock.
 pub mod grpc;
+pub mod jobs;
 // Floor 3: rows in, rows out.
 pub mod storage;
 // Floor 4: which key, in which state.

@@ -44,6 +44,16 @@ pub const KEYS_REFUSED: &str = "pii_vault_access_keys_refused_total";
 pub const KEYS_VERIFIED: &str = "pii_vault_access_keys_verified_total";
 /// Counter: first uses of a key that found no room in time.
 pub const KEYS_SHED: &str = "pii_vault_access_keys_shed_total";
+// ---- metrics: jobs
+
+/// Counter by `job`: units of work done by the vault's own jobs.
+pub const JOB_DONE: &str = "pii_vault_job_done_total";
+/// Counter by `job`: rounds that failed for at least one tenant.
+pub const JOB_FAILED: &str = "pii_vault_job_failed_total";
+/// Gauge: 1 while the clock is trusted, 0 after a jump that no operator confirmed: nothing ends by time then.
+pub const CLOCK_TRUSTED: &str = "pii_vault_clock_trusted";
+/// Histogram by `job`, seconds: one round.
+pub const JOB_SECONDS: &str = "pii_vault_job_seconds";
 
 /// Every metric above, with its help text.
 const DESCRIBED: &[(&str, &str)] = &[
@@ -55,6 +65,10 @@ const DESCRIBED: &[(&str, &str)] = &[
     (CALL_SECONDS, "Duration of calls in seconds"),
     (CALLS_SHED, "Calls refused because too many were in flight"),
     (STALLED, "Calls ended because the client stopped sending or reading"),
+    (JOB_DONE, "Units of work done by the vault's own jobs"),
+    (JOB_FAILED, "Rounds of a job that failed for at least one tenant"),
+    (CLOCK_TRUSTED, "1 while the clock is trusted, 0 after a jump that no operator confirmed"),
+    (JOB_SECONDS, "Duration of a job's round in seconds"),
     (CERTIFICATE_RELOADS, "Reads of the certificate files after the start"),
     (KEYS_REFUSED, "Access keys that opened nothing, by cause"),
     (KEYS_VERIFIED, "Runs of Argon2id over an access key"),

@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::grpc::listen::Security;
 use crate::grpc::pb;
 use crate::grpc::tls::{TlsError, TlsState};
+use crate::jobs::Jobs;
 use crate::server::network::{Network, NetworkError, Ops, serve_network};
 use crate::server::node::{Node, NodeError};
 
@@ -111,5 +112,11 @@ pub async fn serve_node(
         },
     };
     tracing::info!(tenants = node.vault.live_tenants().len(), "serving");
-    Ok(serve_network(network, shutdown).await?)
+    let (stop, stopped) = watch::channel(false);
+    let jobs = Jobs::start(node.vault.clone(), config.jobs_options(), stopped);
+    let served = serve_network(network, shutdown).await;
+    // Nobody listens only if every job has ended.
+    let _ = stop.send(true);
+    jobs.finish().await;
+    Ok(served?)
 }

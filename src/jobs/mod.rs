@@ -1,0 +1,211 @@
+//! Floor 6: what the vault does by the clock. Each job is a function over the vault without any sleep in it; this
+//! file calls them again and again, each on its own interval. A tenant that fails does not stop the others.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
+
+use crate::ids::TenantNo;
+use crate::telemetry::{CLOCK_TRUSTED, JOB_DONE, JOB_FAILED, JOB_SECONDS};
+use crate::vault::expiry::Progress;
+use crate::vault::{Vault, VaultError};
+
+/// How often each job looks, and how much is kept.
+#[derive(Debug, Clone)]
+pub struct JobsOptions {
+    /// Buckets, dates and changed retention.
+    pub retention: Duration,
+    /// Rows whose keys are gone.
+    pub sweep: Duration,
+    /// Ages of roots and index secrets; pruning.
+    pub rotation: Duration,
+    /// Signed checkpoints, if anything happened.
+    pub checkpoint: Duration,
+    /// The keeper's anchor, if anything happened.
+    pub anchor: Duration,
+    /// Comparing the clocks.
+    pub clock: Duration,
+    /// Read audit entries older than this are removed, in days.
+    pub audit_days: i64,
+}
+
+impl Default for JobsOptions {
+    fn default() -> Self {
+        let s = Duration::from_secs;
+        JobsOptions {
+            retention: s(60),
+            sweep: s(10),
+            rotation: s(3_600),
+            checkpoint: s(600),
+            anchor: Duration::from_millis(900),
+            clock: s(10),
+            audit_days: 3_650,
+        }
+    }
+}
+
+/// The kinds of work, each with a loop of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Job {
+    Clock,
+    Retention,
+    Sweep,
+    Rotation,
+    Checkpoint,
+    Anchor,
+    Prune,
+}
+
+impl Job {
+    pub const ALL: [Job; 7] =
+        [Job::Clock, Job::Retention, Job::Sweep, Job::Rotation, Job::Checkpoint, Job::Anchor, Job::Prune];
+
+    /// Its name in metrics and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Job::Clock => "clock",
+            Job::Retention => "retention",
+            Job::Sweep => "sweep",
+            Job::Rotation => "rotation",
+            Job::Checkpoint => "checkpoint",
+            Job::Anchor => "anchor",
+            Job::Prune => "prune",
+        }
+    }
+
+    fn every(self, options: &JobsOptions) -> Duration {
+        match self {
+            Job::Clock => options.clock,
+            Job::Retention => options.retention,
+            Job::Sweep => options.sweep,
+            Job::Rotation | Job::Prune => options.rotation,
+            Job::Checkpoint => options.checkpoint,
+            Job::Anchor => options.anchor,
+        }
+    }
+}
+
+/// One round of a job: about `limit` units of work a tenant.
+///
+/// # Errors
+/// The first one met; the other tenants were served all the same.
+pub async fn run_once(job: Job, vault: &Vault, options: &JobsOptions, limit: u64) -> Result<Progress, VaultError> {
+    match job {
+        Job::Clock => {
+            vault.watch_clock().await?;
+            metrics::gauge!(CLOCK_TRUSTED).set(if vault.clock_jump().is_none() { 1.0 } else { 0.0 });
+            Ok(Progress::default())
+        }
+        Job::Checkpoint => {
+            let made = vault.keep_checkpoint().await?;
+            Ok(Progress { done: u64::from(made.is_some()), more: false })
+        }
+        Job::Anchor => Ok(Progress { done: u64::from(vault.keep_anchor().await?), more: false }),
+        Job::Prune => {
+            let segments = vault.prune_reads(options.audit_days).await?;
+            let rows = vault.prune(limit).await?;
+            Ok(Progress { done: rows.done + segments as u64, ..rows })
+        }
+        Job::Retention | Job::Sweep | Job::Rotation => {
+            let mut all = Progress::default();
+            let mut failed = None;
+            for tenant in vault.live_tenants().into_iter().map(|tenant| tenant.no).filter(|no| *no != TenantNo::VAULT) {
+                match of_tenant(job, vault, tenant, limit).await {
+                    Ok(progress) => all = Progress { done: all.done + progress.done, more: all.more | progress.more },
+                    Err(error) => {
+                        tracing::warn!(job = job.name(), tenant = tenant.0, %error, "a job failed for a tenant");
+                        failed.get_or_insert(error);
+                    }
+                }
+            }
+            failed.map_or(Ok(all), Err)
+        }
+    }
+}
+
+async fn of_tenant(job: Job, vault: &Vault, tenant: TenantNo, limit: u64) -> Result<Progress, VaultError> {
+    let call = vault.job_call(vault.tenant(tenant)?);
+    if call.tenant.policy.is_none() {
+        return Ok(Progress::default());
+    }
+    let few = u32::try_from(limit).unwrap_or(u32::MAX);
+    let join = |a: Progress, b: Progress| Progress { done: a.done + b.done, more: a.more | b.more };
+    match job {
+        Job::Retention => {
+            let shredded = vault.shred_due(&call, few).await?;
+            vault.require_trusted_clock()?;
+            let due = vault.run_due(&call, few).await?;
+            let dates = Progress { done: u64::from(due), more: due == few };
+            Ok(join(join(shredded, dates), vault.apply_retention(&call, limit).await?))
+        }
+        Job::Sweep => vault.sweep_rows(&call, limit).await,
+        Job::Rotation => Ok(join(vault.rotate_due_index(&call, limit).await?, vault.rotate_due_root(&call).await?)),
+        Job::Clock | Job::Checkpoint | Job::Anchor | Job::Prune => Ok(Progress::default()),
+    }
+}
+
+/// The running loops.
+pub struct Jobs(Vec<JoinHandle<()>>);
+
+/// Most units of work in one round of a tenant.
+const ROUND: u64 = 20_000;
+
+impl Jobs {
+    /// Starts a loop for each job; they end when `shutdown` becomes true.
+    pub fn start(vault: Arc<Vault>, options: JobsOptions, shutdown: watch::Receiver<bool>) -> Jobs {
+        let start = |job: Job| tokio::spawn(work(job, vault.clone(), options.clone(), shutdown.clone()));
+        Jobs(Job::ALL.into_iter().map(start).collect())
+    }
+
+    /// Waits until all have ended what they were doing.
+    pub async fn finish(self) {
+        for job in self.0 {
+            if let Err(error) = job.await {
+                tracing::error!(%error, "a job ended with a panic");
+            }
+        }
+    }
+}
+
+async fn work(job: Job, vault: Arc<Vault>, options: JobsOptions, mut shutdown: watch::Receiver<bool>) {
+    // Nothing ends by time before the clock was compared with the stored time.
+    while let Err(error) = vault.watch_clock().await {
+        tracing::warn!(job = job.name(), %error, "the clock cannot be compared with the stored time");
+        tokio::select! {
+            _ = tokio::time::sleep(options.clock) => {}
+            _ = shutdown.wait_for(|stop| *stop) => return,
+        }
+    }
+    let mut ticks = tokio::time::interval(job.every(&options));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            _ = shutdown.wait_for(|stop| *stop) => return,
+        }
+        // What is left after a round goes on at once, with the other jobs' rounds in between.
+        while !*shutdown.borrow() {
+            let before = vault.monotonic();
+            let round = run_once(job, &vault, &options, ROUND).await;
+            metrics::histogram!(JOB_SECONDS, "job" => job.name())
+                .record(vault.monotonic().saturating_sub(before).as_secs_f64());
+            match round {
+                Ok(progress) => {
+                    metrics::counter!(JOB_DONE, "job" => job.name()).increment(progress.done);
+                    if !progress.more {
+                        break;
+                    }
+                    tokio::task::yield_now().await;
+                }
+                Err(error) => {
+                    metrics::counter!(JOB_FAILED, "job" => job.name()).increment(1);
+                    tracing::warn!(job = job.name(), %error, "a job failed");
+                    break;
+                }
+            }
+        }
+    }
+}
