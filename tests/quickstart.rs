@@ -100,12 +100,8 @@ fn first_programs_in_python_and_rust_run_against_quickstart() {
     let python = std::env::var("PII_VAULT_TEST_PYTHON")
         .expect("PII_VAULT_TEST_PYTHON names a Python with grpcio and grpcio-tools: run `bash tests/run.sh`");
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let first = Command::new(python)
-        .arg(root.join("examples/python/first.py"))
-        .arg(&server)
-        .args(&files)
-        .output()
-        .unwrap();
+    let first =
+        Command::new(python).arg(root.join("examples/python/first.py")).arg(&server).args(&files).output().unwrap();
     assert!(first.status.success(), "{}", told(&first));
     assert!(told(&first).contains("a read now says NOT_FOUND"), "{}", told(&first));
 

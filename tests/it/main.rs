@@ -1,5 +1,7 @@
 //! Tests of the whole: over the vault floor, and over a real socket, with a clock that is moved by hand.
 
+#![allow(clippy::disallowed_methods)] // timing tests look at the real clock
+
 mod access;
 mod api;
 mod bulk;
