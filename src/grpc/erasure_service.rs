@@ -452,14 +452,14 @@ impl pb::erasure_service_server::ErasureService for Api {
     }
 
     async fn get_erasure(&self, request: Request<pb::GetErasureRequest>) -> Answer<pb::GetErasureResponse> {
-        let call = self.enter(&request, Scope::Tenant).await?;
+        let call = self.enter(&request, Scope::Own).await?;
         let id = convert::object_id("erasure", &request.get_ref().erasure)?;
         let erasure = self.wire_erasure(&call, self.vault.get_erasure(&call, id).await?);
         Ok(Response::new(pb::GetErasureResponse { erasure: Some(erasure) }))
     }
 
     async fn list_erasures(&self, request: Request<pb::ListErasuresRequest>) -> Answer<pb::ListErasuresResponse> {
-        let call = self.enter(&request, Scope::Tenant).await?;
+        let call = self.enter(&request, Scope::Own).await?;
         let mut message = request.into_inner();
         let limit = convert::page_size(std::mem::take(&mut message.page_size))?;
         let token = std::mem::take(&mut message.page_token);
@@ -486,7 +486,7 @@ impl pb::erasure_service_server::ErasureService for Api {
     }
 
     async fn get_receipt(&self, request: Request<pb::GetReceiptRequest>) -> Answer<pb::GetReceiptResponse> {
-        let call = self.enter(&request, Scope::Tenant).await?;
+        let call = self.enter(&request, Scope::Own).await?;
         let id = convert::object_id("erasure", &request.get_ref().erasure)?;
         let receipt = self.vault.get_receipt(&call, id).await?.into();
         Ok(Response::new(pb::GetReceiptResponse { receipt }))

@@ -201,14 +201,31 @@ impl pb::tenant_service_server::TenantService for Api {
     }
 
     async fn erase_tenant(&self, request: Request<pb::EraseTenantRequest>) -> Answer<pb::EraseTenantResponse> {
-        let call = self.enter(&request, Scope::Named(&request.get_ref().tenant)).await?;
-        let message = request.into_inner();
+        // A repeat comes when the tenant is gone, so the request is the vault's own.
+        let call = self.enter(&request, Scope::Vault).await?;
+        let mut message = request.into_inner();
+        let repeat_id = std::mem::take(&mut message.request_id);
+        let repeat = words::request(&call, "EraseTenant", &repeat_id, &message)?;
         if message.confirm != message.tenant {
             return Err(bad_field("confirm", "must be the name of the tenant once more"));
         }
         convert::refuse(!message.approvals.is_empty(), "approvals")?;
-        convert::refuse(message.validate_only, "validate_only")?;
-        let erasure = self.vault.erase_tenant(&call).await?;
+        let name = convert::name("tenant", &message.tenant)?;
+        let within = || {
+            let no = self.vault.tenant_no(&name).ok_or(VaultError::NotFound)?;
+            Ok::<_, VaultError>(self.vault.call(call.principal.clone(), self.vault.tenant(no)?))
+        };
+        if message.validate_only {
+            if let Some(hold) = self.vault.any_hold(&within()?).await? {
+                let class = hold.classes.first().copied().unwrap_or(crate::ids::ClassNo(0));
+                return Err(VaultError::Held { class, hold: hold.id }.into());
+            }
+            let erasure = pb::Erasure { kind: pb::ErasureKind::Tenant as i32, ..Default::default() };
+            return Ok(Response::new(pb::EraseTenantResponse { erasure: Some(erasure) }));
+        }
+        let work = async { Ok(self.vault.erase_tenant(&within()?).await?.operation.id) };
+        let id = self.vault.once(&call, repeat, work).await?;
+        let erasure = self.vault.get_erasure(&call, id).await?;
         Ok(Response::new(pb::EraseTenantResponse { erasure: Some(self.wire_erasure(&call, erasure)) }))
     }
 

@@ -298,3 +298,38 @@ async fn t22_a_name_has_one_spelling() {
     assert_eq!(found.iter().map(|s| s.subject.as_str()).collect::<Vec<_>>(), ["usr_3"]);
     running.stop().await;
 }
+
+#[tokio::test]
+async fn an_operator_erases_a_tenant_once_and_its_keys_open_nothing() {
+    let running = Running::new().await;
+    let tenant = running.test.tenant("jina", JINA).await;
+    let key = running.key(tenant, "app").await;
+    let operator = running.operator_key("root").await;
+    let mut records = RecordServiceClient::new(running.channel.clone());
+    let mut tenants = pb::tenant_service_client::TenantServiceClient::new(running.channel.clone());
+    let mut erasures = pb::erasure_service_client::ErasureServiceClient::new(running.channel.clone());
+    records.put_fields(with(&key, put("usr_1", vec![text_value(NAME, "Ann")]))).await.expect("put");
+    let erase = pb::EraseTenantRequest {
+        tenant: "jina".into(),
+        confirm: "jina".into(),
+        request_id: "67e55044-10b1-426f-9247-bb680e5fe0c8".into(),
+        ..Default::default()
+    };
+    let slip = pb::EraseTenantRequest { confirm: "jiwa".into(), ..erase.clone() };
+    assert_eq!(tenants.erase_tenant(with(&operator, slip)).await.unwrap_err().code(), Code::InvalidArgument);
+    let check = pb::EraseTenantRequest { validate_only: true, request_id: String::new(), ..erase.clone() };
+    tenants.erase_tenant(with(&operator, check)).await.expect("nothing is in the way");
+    records.get_fields(with(&key, get("usr_1"))).await.expect("nothing was done yet");
+    let first =
+        tenants.erase_tenant(with(&operator, erase.clone())).await.expect("erase").into_inner().erasure.unwrap();
+    assert_eq!(first.status, pb::ErasureStatus::Erased as i32);
+    assert!(!first.receipt.is_empty() && first.kind == pb::ErasureKind::Tenant as i32);
+    let again = tenants.erase_tenant(with(&operator, erase)).await.expect("repeat").into_inner().erasure.unwrap();
+    assert_eq!(first, again);
+    let receipt = pb::GetReceiptRequest { erasure: first.erasure };
+    let receipt = erasures.get_receipt(with(&operator, receipt)).await.expect("receipt").into_inner().receipt;
+    assert_eq!(receipt, first.receipt);
+    let refused = records.get_fields(with(&key, get("usr_1"))).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated, "{refused:?}");
+    running.stop().await;
+}
