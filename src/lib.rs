@@ -14,16 +14,15 @@ pub mod audit;
 pub mod auth;
 pub mod policy;
 pub mod receipt;
-
-// Floor 6: the network and the clock.
-pub mod grpc;
-pub mod jobs;
 // Floor 3: rows in, rows out.
 pub mod storage;
 // Floor 4: which key, in which state.
 pub mod keyring;
 // Floor 5: what the product does.
 pub mod vault;
+// Floor 6: the network and the clock.
+pub mod grpc;
+pub mod jobs;
 // Floor 7: files and environment.
 pub mod config;
 // Floor 8: everything together.

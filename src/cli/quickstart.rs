@@ -13,6 +13,7 @@ use tonic::Request;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic_types::StatusExt as _;
 
 use crate::cli::error::CliError;
 use crate::cli::people::{Person, person};
@@ -352,7 +353,7 @@ async fn tour(
     wrong.select = Some(pb::Selector { field_ids: vec![email_field], ..Default::default() });
     match records.get_fields(wrong).await {
         Ok(_) => return Err(CliError::Unexpected("a read for marketing was not refused".into())),
-        Err(status) => step.say(&format!("the same for marketing is refused: {}", status.message())),
+        Err(status) => step.say(&format!("the same for marketing is refused: {}", rule_of(&status))),
     }
 
     let mut subjects = pb::subject_service_client::SubjectServiceClient::with_interceptor(channel.clone(), app.clone());
@@ -432,16 +433,24 @@ async fn tour(
     Ok(())
 }
 
+/// The rule that refused a call, as the error's details name it.
+fn rule_of(status: &tonic::Status) -> String {
+    let details = status.get_error_details();
+    let rule = details.error_info().and_then(|info| info.metadata.get("rule").cloned());
+    rule.unwrap_or_else(|| status.message().to_owned())
+}
+
 fn what_next(dir: &Path, port: u16, ops: Option<std::net::SocketAddr>) {
     let d = dir.display();
+    let program = std::env::current_exe().map_or("pii-vault".to_owned(), |path| path.display().to_string());
     println!(
         "
 Paste next:
 
   export PII_VAULT_SERVER=https://localhost:{port} PII_VAULT_CA={d}/tls/ca.pem PII_VAULT_ACCESS_KEY_FILE={d}/secrets/app.key
-  pii-vault schema
-  pii-vault get {someone} -p service
-  pii-vault receipt verify {d}/receipt.json --public-key {d}/public-key.txt
+  {program} schema
+  {program} get {someone} -p service
+  {program} receipt verify {d}/receipt.json --public-key {d}/public-key.txt
 
 Python (pip install grpcio grpcio-tools; see examples/python):
   python examples/python/first.py localhost:{port} {d}/tls/ca.pem {d}/secrets/app.key {d}/secrets/dpo.key
