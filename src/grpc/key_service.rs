@@ -6,6 +6,7 @@ use crate::grpc::convert::{self, Bad, wire_time};
 use crate::grpc::identity::{Api, Scope};
 use crate::grpc::pb;
 use crate::grpc::tenant_service::wire_state;
+use crate::grpc::words;
 use crate::keyring::keeper::ReplicaState;
 use crate::vault::keys::{KeyInfo, KeyKind};
 
@@ -61,8 +62,26 @@ impl pb::key_service_server::KeyService for Api {
     }
 
     async fn rotate_keys(&self, request: Request<pb::RotateKeysRequest>) -> Answer<pb::RotateKeysResponse> {
-        self.enter(&request, Scope::NamedOrVault(&request.get_ref().tenant)).await?;
-        Err(Bad::not_supported("RotateKeys").into())
+        let call = self.enter(&request, Scope::NamedOrVault(&request.get_ref().tenant)).await?;
+        let mut message = request.into_inner();
+        let repeat_id = std::mem::take(&mut message.request_id);
+        let repeat = words::request(&call, "RotateKeys", &repeat_id, &message)?;
+        convert::refuse(message.validate_only, "validate_only")?;
+        let kind = convert::choice::<pb::KeyKind>("kind", message.kind)?;
+        let work = async {
+            let operation = match kind {
+                pb::KeyKind::Index => self.vault.rotate_index(&call).await?,
+                _ => self.vault.rotate_root(&call).await?,
+            };
+            Ok(operation.id)
+        };
+        // The vault itself has nothing to search, so no index secret.
+        let has_index = call.tenant.no != crate::ids::TenantNo::VAULT;
+        if !(kind == pb::KeyKind::TenantRoot || kind == pb::KeyKind::Index && has_index) {
+            return Err(Bad::not_supported("kind").into());
+        }
+        let id = self.vault.once(&call, repeat, work).await?;
+        Ok(Response::new(pb::RotateKeysResponse { operation: id.to_string() }))
     }
 
     async fn get_seal_status(&self, request: Request<pb::GetSealStatusRequest>) -> Answer<pb::GetSealStatusResponse> {

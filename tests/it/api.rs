@@ -333,3 +333,41 @@ async fn an_operator_erases_a_tenant_once_and_its_keys_open_nothing() {
     assert_eq!(refused.code(), Code::Unauthenticated, "{refused:?}");
     running.stop().await;
 }
+
+#[tokio::test]
+async fn a_test_tenants_clock_ends_what_time_ends_before_it_answers() {
+    let running = Running::new().await;
+    let tenant = running.test.tenant("jina", JINA).await;
+    let key = running.key(tenant, "app").await;
+    let mut records = RecordServiceClient::new(running.channel.clone());
+    let mut tenants = pb::tenant_service_client::TenantServiceClient::new(running.channel.clone());
+    records.put_fields(with(&key, put("usr_1", vec![text_value(NAME, "Ann")]))).await.expect("put");
+    let append = pb::AppendItemsRequest {
+        subject: "usr_1".into(),
+        field_id: MESSAGE,
+        items: vec![pb::NewItem { values: vec![text_value(0, "hello")], origin_time: None }],
+        context: for_purpose(DELIVERY),
+        ..Default::default()
+    };
+    records.append_items(with(&key, append)).await.expect("append");
+    let list = pb::ListItemsRequest {
+        key: by_id("usr_1"),
+        field_id: MESSAGE,
+        context: for_purpose(DELIVERY),
+        ..Default::default()
+    };
+    let advance = |days: i64, request_id: &str| pb::AdvanceClockRequest {
+        advance: Some(prost_types::Duration { seconds: days * 86_400, nanos: 0 }),
+        request_id: request_id.into(),
+        ..Default::default()
+    };
+    let one = "67e55044-10b1-426f-9247-bb680e5fe0c8";
+    let first = tenants.advance_clock(with(&key, advance(89, one))).await.expect("89 days").into_inner();
+    let again = tenants.advance_clock(with(&key, advance(89, one))).await.expect("a repeat").into_inner();
+    assert_eq!(first, again, "the clock moved once");
+    assert_eq!(records.list_items(with(&key, list.clone())).await.expect("day 89").into_inner().items.len(), 1);
+    tenants.advance_clock(with(&key, advance(2, ""))).await.expect("2 days more");
+    assert!(records.list_items(with(&key, list)).await.expect("day 91").into_inner().items.is_empty());
+    records.get_fields(with(&key, get("usr_1"))).await.expect("account data stays");
+    running.stop().await;
+}
