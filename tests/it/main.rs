@@ -6,6 +6,7 @@ mod access;
 mod api;
 mod bulk;
 mod erase;
+mod expiry;
 mod harness;
 mod matrix;
 mod net;
