@@ -18,6 +18,8 @@ use crate::vault::{Vault, VaultError};
 pub struct JobsOptions {
     /// Buckets, dates and changed retention.
     pub retention: Duration,
+    /// Erasures that a crash or a keeper that was away left unfinished, and long ones.
+    pub operations: Duration,
     /// Rows whose keys are gone.
     pub sweep: Duration,
     /// Ages of roots and index secrets; pruning.
@@ -37,6 +39,7 @@ impl Default for JobsOptions {
         let s = Duration::from_secs;
         JobsOptions {
             retention: s(60),
+            operations: s(1),
             sweep: s(10),
             rotation: s(3_600),
             checkpoint: s(600),
@@ -52,6 +55,7 @@ impl Default for JobsOptions {
 pub enum Job {
     Clock,
     Retention,
+    Operations,
     Sweep,
     Rotation,
     Checkpoint,
@@ -60,14 +64,23 @@ pub enum Job {
 }
 
 impl Job {
-    pub const ALL: [Job; 7] =
-        [Job::Clock, Job::Retention, Job::Sweep, Job::Rotation, Job::Checkpoint, Job::Anchor, Job::Prune];
+    pub const ALL: [Job; 8] = [
+        Job::Clock,
+        Job::Retention,
+        Job::Operations,
+        Job::Sweep,
+        Job::Rotation,
+        Job::Checkpoint,
+        Job::Anchor,
+        Job::Prune,
+    ];
 
     /// Its name in metrics and logs.
     pub fn name(self) -> &'static str {
         match self {
             Job::Clock => "clock",
             Job::Retention => "retention",
+            Job::Operations => "operations",
             Job::Sweep => "sweep",
             Job::Rotation => "rotation",
             Job::Checkpoint => "checkpoint",
@@ -80,6 +93,7 @@ impl Job {
         match self {
             Job::Clock => options.clock,
             Job::Retention => options.retention,
+            Job::Operations => options.operations,
             Job::Sweep => options.sweep,
             Job::Rotation | Job::Prune => options.rotation,
             Job::Checkpoint => options.checkpoint,
@@ -109,10 +123,12 @@ pub async fn run_once(job: Job, vault: &Vault, options: &JobsOptions, limit: u64
             let rows = vault.prune(limit).await?;
             Ok(Progress { done: rows.done + segments as u64, ..rows })
         }
-        Job::Retention | Job::Sweep | Job::Rotation => {
+        Job::Retention | Job::Operations | Job::Sweep | Job::Rotation => {
             let mut all = Progress::default();
             let mut failed = None;
-            for tenant in vault.live_tenants().into_iter().map(|tenant| tenant.no).filter(|no| *no != TenantNo::VAULT) {
+            // The vault's own operations are the erasures of tenants; it has nothing else of these.
+            let meant = |no: &TenantNo| *no != TenantNo::VAULT || job == Job::Operations;
+            for tenant in vault.live_tenants().into_iter().map(|tenant| tenant.no).filter(meant) {
                 match of_tenant(job, vault, tenant, limit).await {
                     Ok(progress) => all = Progress { done: all.done + progress.done, more: all.more | progress.more },
                     Err(error) => {
@@ -128,10 +144,14 @@ pub async fn run_once(job: Job, vault: &Vault, options: &JobsOptions, limit: u64
 
 async fn of_tenant(job: Job, vault: &Vault, tenant: TenantNo, limit: u64) -> Result<Progress, VaultError> {
     let call = vault.job_call(vault.tenant(tenant)?);
+    let few = u32::try_from(limit).unwrap_or(u32::MAX);
+    if job == Job::Operations {
+        let moved = vault.go_on(&call, few).await?;
+        return Ok(Progress { done: u64::from(moved), more: moved > 0 });
+    }
     if call.tenant.policy.is_none() {
         return Ok(Progress::default());
     }
-    let few = u32::try_from(limit).unwrap_or(u32::MAX);
     let join = |a: Progress, b: Progress| Progress { done: a.done + b.done, more: a.more | b.more };
     match job {
         Job::Retention => {
@@ -141,9 +161,9 @@ async fn of_tenant(job: Job, vault: &Vault, tenant: TenantNo, limit: u64) -> Res
             let dates = Progress { done: u64::from(due), more: due == few };
             Ok(join(join(shredded, dates), vault.apply_retention(&call, limit).await?))
         }
-        Job::Sweep => vault.sweep_rows(&call, limit).await,
+        Job::Sweep => Ok(join(vault.sweep_erased(&call, limit).await?, vault.sweep_rows(&call, limit).await?)),
         Job::Rotation => Ok(join(vault.rotate_due_index(&call, limit).await?, vault.rotate_due_root(&call).await?)),
-        Job::Clock | Job::Checkpoint | Job::Anchor | Job::Prune => Ok(Progress::default()),
+        Job::Operations | Job::Clock | Job::Checkpoint | Job::Anchor | Job::Prune => Ok(Progress::default()),
     }
 }
 

@@ -15,6 +15,7 @@ pub mod call;
 pub mod carry;
 pub mod clock_guard;
 pub mod erase;
+pub mod erasing;
 pub mod erasures;
 pub mod error;
 pub mod expiry;

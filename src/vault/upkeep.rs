@@ -65,7 +65,10 @@ impl Vault {
             // Before the operations are counted: the date of each may bring another.
             let due = self.run_due(&call, 1_000).await?;
             round.add(Progress { done: u64::from(due), more: due == 1_000 });
+            let moved = self.go_on(&call, 1_000).await?;
+            round.add(Progress { done: u64::from(moved), more: moved > 0 });
             round.add(self.apply_retention(&call, 10_000).await?);
+            round.add(self.sweep_erased(&call, 100_000).await?);
             round.add(self.sweep_rows(&call, 100_000).await?);
             round.add(self.rotate_due_index(&call, 10_000).await?);
             round.add(self.rotate_due_root(&call).await?);

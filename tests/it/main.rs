@@ -11,4 +11,5 @@ mod harness;
 mod matrix;
 mod net;
 mod reseal;
+mod schedule;
 mod values;
