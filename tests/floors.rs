@@ -19,7 +19,7 @@ const FLOORS: &[(u8, &[&str])] = &[
 ];
 
 /// Neighbours on one floor that may see each other, in this direction only.
-const NEIGHBOURS: &[(&str, &str)] = &[("access", "ids"), ("auth", "access")];
+const NEIGHBOURS: &[(&str, &str)] = &[("access", "ids"), ("main", "cli")];
 
 fn floor(part: &str) -> Option<u8> {
     FLOORS.iter().find(|(_, parts)| parts.contains(&part)).map(|(floor, _)| *floor)
