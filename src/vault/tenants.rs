@@ -253,6 +253,18 @@ impl Vault {
         no: TenantNo,
         wanted: Option<Revision>,
         record: AuditRecord,
+        edit: impl FnMut(&mut TenantSettings) -> Result<(), VaultError>,
+    ) -> Result<Arc<Tenant>, VaultError> {
+        self.edit_settings_with(no, wanted, record, &ChangeSet::default(), edit).await
+    }
+
+    /// The same together with another change, both or neither.
+    async fn edit_settings_with(
+        &self,
+        no: TenantNo,
+        wanted: Option<Revision>,
+        record: AuditRecord,
+        with: &ChangeSet,
         mut edit: impl FnMut(&mut TenantSettings) -> Result<(), VaultError>,
     ) -> Result<Arc<Tenant>, VaultError> {
         for _ in 0..6 {
@@ -263,7 +275,7 @@ impl Vault {
             }
             let mut settings: TenantSettings = serde_json::from_slice(&row.body).map_err(|_| VaultError::DataLoss)?;
             edit(&mut settings)?;
-            let mut change = ChangeSet::default();
+            let mut change = with.clone();
             // The row's generation moves with every swap: only the settings are compared and set.
             change.require(Precondition::TenantSettingsAt { tenant: no, revision: row.revision });
             row.revision = Revision(row.revision.0 + 1);
@@ -393,9 +405,9 @@ impl Vault {
             revision: Revision(1),
             body: to_json(&body),
         }));
-        self.store.commit(change).await?;
         let record = call.record(Action::ApplyPolicy, Outcome::Ok);
-        self.edit_settings(tenant.no, None, record, |settings| {
+        // In one commit: a version that is stored and never in force would be in the way of the next one.
+        self.edit_settings_with(tenant.no, None, record, &change, |settings| {
             if settings.policy != current {
                 return Err(VaultError::Conflict);
             }

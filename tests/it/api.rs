@@ -371,3 +371,36 @@ async fn a_test_tenants_clock_ends_what_time_ends_before_it_answers() {
     records.get_fields(with(&key, get("usr_1"))).await.expect("account data stays");
     running.stop().await;
 }
+
+#[tokio::test]
+async fn policies_applied_at_the_same_time_follow_one_another() {
+    let running = Running::new().await;
+    let tenant = running.test.tenant("jina", JINA).await;
+    let key = running.key(tenant, "app").await;
+    let policies = pb::policy_service_client::PolicyServiceClient::new(running.channel.clone());
+    let apply = |etag: &str| pb::ApplyPolicyRequest { policy: JINA.into(), etag: etag.into(), ..Default::default() };
+    let calls = (0..4).map(|_| {
+        let (mut policies, request) = (policies.clone(), with(&key, apply("")));
+        async move { policies.apply_policy(request).await }
+    });
+    let (mut done, mut lost) = (0, 0);
+    for answer in futures_util::future::join_all(calls).await {
+        match answer {
+            Ok(_) => done += 1,
+            Err(status) => {
+                assert_eq!(status.code(), Code::Aborted, "{status:?}");
+                lost += 1;
+            }
+        }
+    }
+    assert!(done >= 1 && done + lost == 4);
+    let mut policies = policies;
+    let last = policies.apply_policy(with(&key, apply(""))).await.expect("the next").into_inner().version.unwrap();
+    assert_eq!((last.version, last.active), (done + 2, true));
+    let stale = policies.apply_policy(with(&key, apply("1"))).await.unwrap_err();
+    assert_eq!(reason(&stale), "ETAG_STALE");
+    let list = policies.list_policy_versions(with(&key, pb::ListPolicyVersionsRequest::default())).await;
+    let numbers: Vec<u32> = list.unwrap().into_inner().versions.iter().map(|v| v.version).collect();
+    assert_eq!(numbers, (1..=done + 2).collect::<Vec<_>>());
+    running.stop().await;
+}
