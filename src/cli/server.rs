@@ -81,10 +81,14 @@ pub struct Healthcheck {
 /// Looks at configuration, keeper, keys and machine, and says what is wrong and what to do
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  pii-vault doctor --config /etc/pii-vault/pii-vault.toml")]
+  pii-vault doctor --config /etc/pii-vault/pii-vault.toml
+  pii-vault doctor --config /etc/pii-vault/pii-vault.toml --confirm-clock")]
 pub struct Doctor {
     #[command(flatten)]
     config: ConfigArgs,
+    /// The machine's clock is right as it is now: values end by it again after a jump
+    #[arg(long)]
+    confirm_clock: bool,
 }
 
 /// Tries the present keys on an old copy of the database files, and counts what opens
@@ -238,6 +242,14 @@ pub async fn doctor(out: Output, args: Doctor) -> Result<(), CliError> {
     ));
     match Node::open(&config, Arc::new(SystemClock::new())).await {
         Ok(node) => {
+            node.vault.watch_clock().await.map_err(unexpected)?;
+            if args.confirm_clock {
+                node.vault.confirm_clock_here().await.map_err(unexpected)?;
+            }
+            if node.vault.clock_jump().is_some() {
+                let what = "jumped since the vault last saw it: set it, or confirm it with --confirm-clock";
+                rows.push(("bad", "clock".into(), what.into()));
+            }
             let states = node.keyring.states();
             for (tenant, state) in &states {
                 if *state != TenantKeyState::Ready && *state != TenantKeyState::TenantErased {

@@ -62,11 +62,17 @@ struct RootAge {
 }
 
 impl Vault {
-    /// Begins the rotation of the tenant's index secret; the operation that a job finishes. One that runs is answered.
-    pub async fn rotate_index(&self, call: &Call) -> Result<Operation, VaultError> {
+    /// Operators, and keys with the verb OPERATE, may rotate a tenant's keys.
+    pub fn may_rotate(&self, call: &Call) -> Result<(), VaultError> {
         if call.principal.kind != auth::Kind::Operator {
             call.permit(Verb::Operate)?;
         }
+        Ok(())
+    }
+
+    /// Begins the rotation of the tenant's index secret; the operation that a job finishes. One that runs is answered.
+    pub async fn rotate_index(&self, call: &Call) -> Result<Operation, VaultError> {
+        self.may_rotate(call)?;
         self.begin_index_rotation(call).await
     }
 
@@ -360,9 +366,7 @@ impl Vault {
 
     /// Puts a new root in place of the tenant's present one.
     pub async fn rotate_root(&self, call: &Call) -> Result<Operation, VaultError> {
-        if call.principal.kind != auth::Kind::Operator {
-            call.permit(Verb::Operate)?;
-        }
+        self.may_rotate(call)?;
         self.swap_root(call).await
     }
 
