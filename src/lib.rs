@@ -18,7 +18,8 @@ pub mod receipt;
 pub mod storage;
 // Floor 4: which key, in which state.
 pub mod keyring;
-// Floor 5: what the product does.
+// Floor 5: what the product does, and getting it back.
+pub mod recovery;
 pub mod vault;
 // Floor 6: the network and the clock.
 pub mod grpc;

@@ -11,7 +11,7 @@ const FLOORS: &[(u8, &[&str])] = &[
     (2, &["audit", "auth", "policy", "receipt"]),
     (3, &["storage"]),
     (4, &["keyring"]),
-    (5, &["vault"]),
+    (5, &["recovery", "vault"]),
     (6, &["grpc", "jobs"]),
     (7, &["config"]),
     (8, &["server"]),
@@ -19,7 +19,7 @@ const FLOORS: &[(u8, &[&str])] = &[
 ];
 
 /// Neighbours on one floor that may see each other, in this direction only.
-const NEIGHBOURS: &[(&str, &str)] = &[("access", "ids"), ("main", "cli")];
+const NEIGHBOURS: &[(&str, &str)] = &[("access", "ids"), ("main", "cli"), ("recovery", "vault")];
 
 fn floor(part: &str) -> Option<u8> {
     FLOORS.iter().find(|(_, parts)| parts.contains(&part)).map(|(floor, _)| *floor)
