@@ -1,0 +1,117 @@
+//! The rules of a policy in force, one type a record of the file, with numbers where the file has names.
+
+use super::file::{Basis, FieldType, HoldFrom, Validator};
+use super::mask::Mask;
+use super::period::Period;
+use crate::access::{FieldSet, PurposeSet, VerbSet, View};
+use crate::ids::{ClassNo, FieldNo, Name, PurposeNo, RoleNo, SubjectId};
+
+/// Rules of a field.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldRule {
+    pub no: FieldNo,
+    pub name: Name,
+    pub title: Option<String>,
+    pub class: ClassNo,
+    pub kind: FieldType,
+    /// Unicode scalar values of a text, bytes of data, 0 for other types.
+    pub max_length: u32,
+    pub validator: Validator,
+    pub searchable: bool,
+    pub unique: bool,
+    /// A subject has items of it, not one value.
+    pub many: bool,
+    pub mask: Option<Mask>,
+    /// Takes no writes any more.
+    pub retired: bool,
+    /// Line of the policy file.
+    pub line: u32,
+}
+
+/// Rules of a class.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClassRule {
+    pub no: ClassNo,
+    pub name: Name,
+    pub title: Option<String>,
+    /// How long a value is kept from its origin; `None`: until it is erased.
+    pub retention: Option<Period>,
+    /// No override is longer.
+    pub max_retention: Option<Period>,
+    /// Between the closing of a subject and the erasure of this class.
+    pub grace: Option<Period>,
+    pub hold: Option<HoldRule>,
+    /// Its single-valued and its many-valued fields.
+    pub fields: FieldSet,
+    pub line: u32,
+}
+
+/// Legal duty to keep a class when its subject is erased.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HoldRule {
+    pub name: Name,
+    pub basis: String,
+    pub keep: Period,
+    pub from: HoldFrom,
+    /// The only purpose for which the held class can be read.
+    pub purpose: PurposeNo,
+    pub line: u32,
+}
+
+/// Rules of a purpose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PurposeRule {
+    pub no: PurposeNo,
+    pub name: Name,
+    pub title: Option<String>,
+    pub basis: Basis,
+    /// Fields it allows.
+    pub fields: FieldSet,
+    /// The most telling view it justifies.
+    pub max_view: View,
+    pub needs_approval: bool,
+    pub needs_reference: bool,
+    pub needs_reason: bool,
+    pub line: u32,
+}
+
+/// A role of the file. Its groups are ids of the tenant's application: whoever serves it finds their numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoleRule {
+    pub no: RoleNo,
+    pub name: Name,
+    pub title: Option<String>,
+    pub grants: Box<[GrantRule]>,
+    pub line: u32,
+}
+
+/// A grant of a role, spread out over the fields of this policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrantRule {
+    pub fields: FieldSet,
+    pub purposes: PurposeSet,
+    pub verbs: VerbSet,
+    pub max_view: View,
+    /// `None`: every subject.
+    pub groups: Option<Box<[SubjectId]>>,
+    pub line: u32,
+}
+
+/// A plan of the tenant's customers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlanRule {
+    pub no: u16,
+    pub name: Name,
+    pub title: Option<String>,
+    pub overrides: Box<[OverrideRule]>,
+    pub line: u32,
+}
+
+/// Bounds in which a group may set the retention of a class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OverrideRule {
+    pub class: ClassNo,
+    pub at_least: Period,
+    pub at_most: Period,
+    pub line: u32,
+}
