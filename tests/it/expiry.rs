@@ -22,77 +22,7 @@ use proptest::prelude::*;
 use crate::erase::{class, key};
 use crate::harness::*;
 
-const POLICY: &str = r#"
-format = 1
-time_zone = "UTC"
-
-[controller]
-name = "Example"
-contact = "privacy@example.com"
-
-[[category]]
-name = "person"
-
-[[class]]
-number = 1
-name = "account"
-retention = "none"
-
-[[class]]
-number = 2
-name = "content"
-retention = "90d"
-max_retention = "1y"
-
-[[field]]
-number = 1
-name = "email"
-class = "account"
-category = "person"
-type = "text"
-validator = "email"
-searchable = true
-unique = true
-mask = "email"
-
-[[field]]
-number = 2
-name = "message"
-class = "content"
-category = "person"
-type = "text"
-max_length = 1000
-many = true
-
-[[field]]
-number = 3
-name = "nick"
-class = "content"
-category = "person"
-type = "text"
-max_length = 100
-mask = "hidden"
-
-[[purpose]]
-number = 1
-name = "service"
-basis = "contract"
-classes = ["account", "content"]
-
-[[purpose]]
-number = 2
-name = "legal"
-basis = "legal_obligation"
-classes = ["*"]
-
-[[plan]]
-number = 1
-name = "enterprise"
-[[plan.retention]]
-class = "content"
-at_least = "1d"
-at_most = "1y"
-"#;
+const POLICY: &str = include_str!("../policies/sound.toml");
 
 async fn put_at(t: &TestVault, call: &Call, subject: &str, name: &str, value: &str, origin: Option<Timestamp>) {
     let values = vec![NewValue { field: field(call, name), value: Value::text(value.into()), origin }];
