@@ -148,6 +148,10 @@ verbs! {
     Policy = 15, "policy";
     /// Change the tenant's settings and keys; watch and steer operations.
     Operate = 16, "operate";
+    /// Check what a user presents: a password, an API key, a code.
+    Verify = 17, "verify";
+    /// Set, import, remove and count users' passwords, API keys and codes.
+    Credential = 18, "credential";
 }
 
 impl Verb {

@@ -32,6 +32,17 @@ number!(/// Row number of a subject, in order of creation, unique in the vault. 
     SubjectUid(i64));
 number!(/// Permanent number of a field in a tenant's policy, from 1.
     FieldNo(u16));
+impl FieldNo {
+    /// From here on numbers are the vault's own: credentials of the tenant's users, which are stored like values of a
+    /// field, and which no schema, grant, read or export can name. A policy's numbers end at 1,023.
+    pub const FIRST_OWN: FieldNo = FieldNo(0xff00);
+
+    /// Whether the number is one of the vault's own.
+    pub const fn is_own(self) -> bool {
+        self.0 >= Self::FIRST_OWN.0
+    }
+}
+
 number!(/// Permanent number of a retention class, 1 to 16.
     ClassNo(u8));
 number!(/// Permanent number of a purpose in a tenant's policy, from 1.

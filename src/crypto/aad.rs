@@ -19,6 +19,7 @@ pub enum Kind {
     Detached = 10,
     Archive = 11,
     PageToken = 12,
+    Credential = 13,
 }
 
 /// Format of everything sealed by this version.
@@ -70,9 +71,13 @@ impl Aad {
         self
     }
 
-    /// A field's value, or an item's (by its number).
+    /// A field's value, an item's (by its number), or a credential's (by the field's).
     pub fn value(place: &Place) -> Self {
-        let kind = if place.item == 0 { Kind::Field } else { Kind::Item };
+        let kind = match place.item {
+            _ if place.field.is_own() => Kind::Credential,
+            0 => Kind::Field,
+            _ => Kind::Item,
+        };
         Aad::new(kind, place.vault, place.tenant)
             .part(&place.uid.0.to_be_bytes())
             .part(&[place.class.0])

@@ -29,6 +29,8 @@ pub enum Label {
     Commitment,
     PageToken,
     RecipientRef,
+    PasswordPepper,
+    GuessSource,
 }
 
 impl Label {
@@ -57,6 +59,8 @@ impl Label {
         Label::Commitment,
         Label::PageToken,
         Label::RecipientRef,
+        Label::PasswordPepper,
+        Label::GuessSource,
     ];
 
     pub(in crate::crypto) fn text(self) -> &'static [u8] {
@@ -83,6 +87,8 @@ impl Label {
             Label::Commitment => b"pii-vault/1 commitment",
             Label::PageToken => b"pii-vault/1 page token",
             Label::RecipientRef => b"pii-vault/1 recipient ref",
+            Label::PasswordPepper => b"pii-vault/1 password pepper",
+            Label::GuessSource => b"pii-vault/1 guess source",
         }
     }
 }

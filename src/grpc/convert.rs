@@ -350,7 +350,7 @@ mod tests {
             assert_eq!(wire.as_str_name(), format!("VERB_{}", verb.name().to_uppercase()));
         }
         assert!(pb::Verb::try_from(Verb::ALL.len() as i32 + 1).is_err(), "a verb on the wire that the vault has not");
-        assert!(verb("v", 0).is_err() && verb("v", 17).is_err() && verb("v", -1).is_err() && verb("v", 257).is_err());
+        assert!(verb("v", 0).is_err() && verb("v", 19).is_err() && verb("v", -1).is_err() && verb("v", 257).is_err());
         assert!(verbs("v", &[]).is_err() && verbs("v", &[1, 99]).is_err());
         assert_eq!(wire_verbs(verbs("v", &[6, 1, 1]).unwrap()), [1, 6]);
     }

@@ -4,6 +4,7 @@ pub mod access_service;
 pub mod audit_service;
 pub mod call;
 pub mod convert;
+pub mod credential_service;
 pub mod deadline;
 pub mod erasure_service;
 pub mod export;

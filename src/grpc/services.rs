@@ -43,6 +43,7 @@ services! {
     audit_service_server::AuditServiceServer,
     operation_service_server::OperationServiceServer,
     key_service_server::KeyServiceServer,
+    credential_service_server::CredentialServiceServer,
 }
 
 #[cfg(test)]

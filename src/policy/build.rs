@@ -1,9 +1,9 @@
 //! From the records of a file to the rules of a policy: names become numbers.
 
-use super::file::{Class, Field, Fields, File, Names, PlanRetention};
+use super::file::{Class, Credentials, Field, Fields, File, Names, PlanRetention};
 use super::lint;
 use super::period::Period;
-use super::rules::{ClassRule, FieldRule, HoldRule, OverrideRule};
+use super::rules::{ClassRule, CredentialRule, FieldRule, HoldRule, OverrideRule};
 use crate::access::{FieldSet, PurposeSet};
 use crate::ids::{ClassNo, FieldNo, Name, PurposeNo};
 
@@ -54,6 +54,22 @@ pub(super) fn class_rule(class: &Class, spread: &Spread<'_>) -> ClassRule {
         fields: spread.of_class(&class.head.name),
         line: class.head.number.line,
     }
+}
+
+pub(super) fn credential_rule(said: &Credentials, spread: &Spread<'_>) -> Option<CredentialRule> {
+    Some(CredentialRule {
+        class: spread.class_no(&said.class)?,
+        password_min_length: said.password_min_length,
+        password_common: said.password_common,
+        lock_tries: said.lock_tries,
+        lock_seconds: said.lock_seconds,
+        source_tries: said.source_tries,
+        api_key_prefix: said.api_key_prefix.value.clone(),
+        code_length: said.code_length,
+        code_alphabet: said.code_alphabet,
+        code_life_seconds: said.code_life_seconds,
+        code_tries: said.code_tries,
+    })
 }
 
 pub(super) fn override_rule(rule: &PlanRetention, file: &File) -> Option<OverrideRule> {

@@ -4,9 +4,22 @@ use super::file::{At, Field, File, Head};
 use super::lint::{Lint, max_length};
 use crate::ids::Name;
 
+/// The number of the class that holds credentials.
+fn credentials_class(file: &File) -> Option<u16> {
+    let name = &file.credentials.as_ref()?.class.value;
+    file.classes.iter().find(|c| c.head.name.value == *name).map(|c| c.head.number.value)
+}
+
 impl<'a> Lint<'a> {
     pub(super) fn changes(&mut self, before: &File) {
         let now = self.file;
+        if let Some(was) = credentials_class(before)
+            && credentials_class(now) != Some(was)
+        {
+            let line = now.credentials.as_ref().map_or(1, |c| c.class.line);
+            let message = format!("credentials are kept in class number {was}; they cannot be moved");
+            self.say(line, "credentials.class", "credentials-moved", message);
+        }
         let (old, new) = (&before.reserved, &now.reserved);
         self.numbers(
             "class",

@@ -1,7 +1,7 @@
 //! A policy in force: tables indexed by number, made once from a file that the linter passed. `decide` and `retention`
 //! answer from them.
 
-use super::build::{Spread, class_rule, field_rule, override_rule, put};
+use super::build::{Spread, class_rule, credential_rule, field_rule, override_rule, put};
 pub use super::decide::{Ask, Decision, Denial, Rule};
 use super::file::{Controller, File, Finding, PublishedText, Severity};
 use super::lint;
@@ -29,6 +29,7 @@ pub struct Policy {
     purposes: Box<[Option<PurposeRule>]>,
     roles: Box<[RoleRule]>,
     plans: Box<[PlanRule]>,
+    credentials: Option<CredentialRule>,
     file: File,
 }
 
@@ -118,6 +119,7 @@ impl Policy {
         };
         let mut plans: Vec<PlanRule> = file.plans.iter().map(plan_rule).collect();
         plans.sort_by_key(|p| p.no);
+        let credentials = file.credentials.as_ref().and_then(|said| credential_rule(said, &spread));
         Policy {
             version,
             sha256,
@@ -132,6 +134,7 @@ impl Policy {
             purposes: purposes.into(),
             roles: roles.into(),
             plans: plans.into(),
+            credentials,
             file,
         }
     }
@@ -217,6 +220,11 @@ impl Policy {
     pub fn plan(&self, name: &Name) -> Option<&PlanRule> {
         self.plans.iter().find(|p| p.name == *name)
     }
+    /// Rules of the users' credentials; `None`: the tenant keeps none here.
+    pub fn credentials(&self) -> Option<&CredentialRule> {
+        self.credentials.as_ref()
+    }
+
     /// All plans, by number.
     pub fn plans(&self) -> &[PlanRule] {
         &self.plans

@@ -87,6 +87,25 @@ pub struct PublishedText {
     pub updated: Option<String>,
 }
 
+choice!(/// Of what a one-time code is made.
+    CodeAlphabet { Digits = "digits", Letters = "letters" });
+
+/// `[credentials]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credentials {
+    pub class: At<Name>,
+    pub password_min_length: u32,
+    pub password_common: bool,
+    pub lock_tries: u32,
+    pub lock_seconds: u32,
+    pub source_tries: u32,
+    pub api_key_prefix: At<Name>,
+    pub code_length: u32,
+    pub code_alphabet: CodeAlphabet,
+    pub code_life_seconds: u32,
+    pub code_tries: u32,
+}
+
 /// `[reserved]`
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reserved {
@@ -215,6 +234,7 @@ pub struct File {
     pub controller: Controller,
     pub policy: PublishedText,
     pub reserved: Reserved,
+    pub credentials: Option<Credentials>,
     pub categories: Vec<Category>,
     pub classes: Vec<Class>,
     pub fields: Vec<Field>,

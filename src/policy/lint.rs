@@ -49,6 +49,7 @@ pub const RULES: &[(&str, Severity, &str)] = &[
     ("grant-without-fields", Severity::Error, "a grant touches values and names no field"),
     ("number-reused", Severity::Error, "a number means something else than in the version before"),
     ("number-dropped", Severity::Error, "a number left the file and `[reserved]` does not list it"),
+    ("credentials-moved", Severity::Error, "credentials that are stored would stay behind in their former class"),
     ("search-changed", Severity::Error, "search was turned on or changed for a field that may hold values"),
     ("retention-missing", Severity::Warning, "a class does not say how long it is kept"),
     ("never-allowed", Severity::Warning, "a field that no purpose allows"),
@@ -75,6 +76,7 @@ pub fn lint(file: &File, previous: Option<&File>) -> Vec<Finding> {
     lint.purposes();
     lint.roles();
     lint.plans();
+    lint.credentials();
     if let Some(previous) = previous {
         lint.changes(previous);
     }
@@ -244,11 +246,24 @@ impl<'a> Lint<'a> {
         }
     }
 
+    fn credentials(&mut self) {
+        let Some(credentials) = &self.file.credentials else { return };
+        if self.class(&credentials.class.value).is_none() {
+            self.unknown("credentials.class", "class", &credentials.class);
+        }
+        let prefix = &credentials.api_key_prefix;
+        if prefix.value.as_str().len() > 16 || prefix.value.as_str().contains('-') {
+            let message = "must have at most 16 characters and no hyphen".to_owned();
+            self.say(prefix.line, "credentials.api_key_prefix", "wrong-value", message);
+        }
+    }
+
     fn classes(&mut self) {
         for class in &self.file.classes {
             let name = &class.head.name;
             let of_class: Vec<&Field> = self.file.fields.iter().filter(|f| f.class.value == name.value).collect();
-            if of_class.is_empty() {
+            let credentials = self.file.credentials.as_ref().is_some_and(|c| c.class.value == name.value);
+            if of_class.is_empty() && !credentials {
                 self.say(class.head.number.line, "class", "empty-class", format!("no field is in class `{}`", **name));
             }
             let retention = class.retention.and_then(|r| r.value.map(|value| At { value, line: r.line }));

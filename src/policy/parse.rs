@@ -361,12 +361,31 @@ fn file(root: &Table<'_>) -> File {
             roles: numbers("roles"),
             plans: numbers("plans"),
         },
+        credentials: root.table("credentials").as_ref().map(credentials),
         categories: root.tables("category").iter().map(category).collect(),
         classes: root.tables("class").iter().map(class).collect(),
         fields: root.tables("field").iter().map(field).collect(),
         purposes: root.tables("purpose").iter().map(purpose).collect(),
         roles: root.tables("role").iter().map(role).collect(),
         plans: root.tables("plan").iter().map(plan).collect(),
+    }
+}
+
+fn credentials(t: &Table<'_>) -> Credentials {
+    let number = |key, default| t.or(key, default, |v| u32::try_from(integer(v)?).ok()).value;
+    let prefix = Name::parse("name", "key").expect("three small letters are a name");
+    Credentials {
+        class: t.must("class", name),
+        password_min_length: number("password_min_length", 8),
+        password_common: t.flag("password_common").value,
+        lock_tries: number("lock_tries", 10),
+        lock_seconds: number("lock_seconds", 900),
+        source_tries: number("source_tries", 100),
+        api_key_prefix: t.or("api_key_prefix", prefix, name),
+        code_length: number("code_length", 6),
+        code_alphabet: t.or("code_alphabet", CodeAlphabet::Digits, |v| CodeAlphabet::parse(v.as_str()?)).value,
+        code_life_seconds: number("code_life_seconds", 900),
+        code_tries: number("code_tries", 5),
     }
 }
 

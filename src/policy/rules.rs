@@ -1,6 +1,6 @@
 //! The rules of a policy in force, one type a record of the file, with numbers where the file has names.
 
-use super::file::{Basis, FieldType, HoldFrom, Validator};
+use super::file::{Basis, CodeAlphabet, FieldType, HoldFrom, Validator};
 use super::mask::Mask;
 use super::period::Period;
 use crate::access::{FieldSet, PurposeSet, VerbSet, View};
@@ -114,4 +114,27 @@ pub struct OverrideRule {
     pub at_least: Period,
     pub at_most: Period,
     pub line: u32,
+}
+
+/// Rules of the credentials of the tenant's users; what each means stands in `docs/POLICY.md`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CredentialRule {
+    /// The class whose values they are.
+    pub class: ClassNo,
+    /// Fewest Unicode scalar values of a new password.
+    pub password_min_length: u32,
+    /// Whether a password of the list of common ones is accepted.
+    pub password_common: bool,
+    /// Wrong passwords in a row until a subject waits longest.
+    pub lock_tries: u32,
+    /// The longest wait.
+    pub lock_seconds: u32,
+    /// Wrong tries of a source in a day until it waits.
+    pub source_tries: u32,
+    /// At most 16 characters, without a hyphen.
+    pub api_key_prefix: Name,
+    pub code_length: u32,
+    pub code_alphabet: CodeAlphabet,
+    pub code_life_seconds: u32,
+    pub code_tries: u32,
 }

@@ -281,6 +281,13 @@ impl Vault {
                 for rule in policy.fields().filter(|rule| rule.class == class && rule.searchable) {
                     change.change(Mutation::DeleteTerms { tenant, uid, field: Some(rule.no) });
                 }
+                if policy.credentials().is_some_and(|rules| rules.class == class) {
+                    change.change(Mutation::DeleteTerms {
+                        tenant,
+                        uid,
+                        field: Some(crate::vault::credentials::API_KEYS),
+                    });
+                }
                 change.change(Mutation::PutClass(ClassRow {
                     slot: None,
                     state: ClassState::Erased,

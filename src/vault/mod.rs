@@ -14,6 +14,7 @@ pub mod bulk;
 pub mod call;
 pub mod carry;
 pub mod clock_guard;
+pub mod credentials;
 pub mod erase;
 pub mod erasing;
 pub mod erasures;
@@ -113,6 +114,7 @@ pub struct Vault {
     options: VaultOptions,
     tenants: ArcSwap<Tenants>,
     access: authenticate::Access,
+    credentials: credentials::Credentials,
     /// One change of a tenant's settings, policy, roles or buckets at a time.
     settings: tokio::sync::Mutex<()>,
     clock_guard: clock_guard::ClockGuard,

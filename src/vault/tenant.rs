@@ -55,6 +55,12 @@ pub struct TenantSettings {
     /// When a searchable subject was first erased under the present index secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index_owed_since: Option<Timestamp>,
+    /// Version of the pepper that new password hashes are made with.
+    #[serde(default = "first_version")]
+    pub pepper: SecretVersion,
+    /// The version being retired: hashes under it are still checked, until none is left or its deadline has come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pepper_retiring: Option<SecretVersion>,
     /// Subjects allowed; 0 is no limit.
     #[serde(default)]
     pub quota_subjects: u64,
@@ -74,9 +80,15 @@ impl TenantSettings {
             index_retiring: None,
             index_since: created,
             index_owed_since: None,
+            pepper: first_version(),
+            pepper_retiring: None,
             quota_subjects: 0,
         }
     }
+}
+
+fn first_version() -> SecretVersion {
+    SecretVersion(1)
 }
 
 /// Keys that find things without storing them in clear.

@@ -78,6 +78,7 @@ impl Vault {
         let access = Access::new(&keyring, clock.clone(), options.argon2.clone(), options.access_cache)?;
         let vault = Vault {
             access,
+            credentials: crate::vault::credentials::Credentials::new(),
             store,
             keyring,
             read_log,

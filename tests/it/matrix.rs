@@ -190,6 +190,8 @@ fn later() -> Option<prost_types::Timestamp> {
 fn rows() -> Vec<Row> {
     use Own::*;
     const NO: Own = Refused(Code::PermissionDenied);
+    const NOT_YET: Own = Refused(Code::Unimplemented);
+    const BCRYPT: &str = "$2b$04$abcdefghijklmnopqrstuuabcdefghijklmnopqrstuabcdefghijk";
     rows! {
         RecordService/PutFields(n) some::<pb::PutFieldsRequest>(|m| { m.subject = n.subject(0); m.values = vec![text_value(NAME, "New")]; m.context = for_purpose(SERVICE); m.mode = pb::WriteMode::Update as i32; }), Names, Denied, Fine;
         RecordService/GetFields(n) some::<pb::GetFieldsRequest>(|m| { m.key = n.key(0); m.context = for_purpose(SERVICE); }), Names, Denied, Fine;
@@ -254,6 +256,27 @@ fn rows() -> Vec<Row> {
         KeyService/RotateKeys(n) pb::RotateKeysRequest { kind: pb::KeyKind::Index as i32, tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
         KeyService/GetSealStatus(n) pb::GetSealStatusRequest {}, Nothing, Any, NO;
 
+        CredentialService/SetPassword(n) some::<pb::SetPasswordRequest>(|m| { m.key = n.key(0); m.password = "correct horse battery".into(); }), Names, Denied, NOT_YET;
+        CredentialService/VerifyPassword(n) some::<pb::VerifyPasswordRequest>(|m| { m.key = n.key(0); m.password = "correct horse battery".into(); }), Names, Denied, NOT_YET;
+        CredentialService/ChangePassword(n) some::<pb::ChangePasswordRequest>(|m| { m.key = n.key(0); m.password = "correct horse battery".into(); m.new_password = "staple battery horse".into(); }), Names, Denied, NOT_YET;
+        CredentialService/UnlockPassword(n) some::<pb::UnlockPasswordRequest>(|m| m.key = n.key(0)), Names, Denied, NOT_YET;
+        CredentialService/RemovePassword(n) some::<pb::RemovePasswordRequest>(|m| m.key = n.key(0)), Names, Denied, NOT_YET;
+        CredentialService/ImportPassword(n) some::<pb::ImportPasswordRequest>(|m| { m.key = n.key(0); m.hash = BCRYPT.into(); }), Names, Denied, NOT_YET;
+        CredentialService/BatchImportPasswords(n) pb::BatchImportPasswordsRequest { rows: vec![pb::PasswordImport { subject: n.subject(2), hash: BCRYPT.into(), ..Default::default() }], ..Default::default() }, Names, Denied, NOT_YET;
+        CredentialService/ReportCredentials(n) pb::ReportCredentialsRequest {}, Nothing, Denied, NOT_YET;
+        CredentialService/IssueApiKey(n) some::<pb::IssueApiKeyRequest>(|m| { m.key = n.key(0); m.label = "a program".into(); }), Names, Denied, NOT_YET;
+        CredentialService/VerifyApiKey(n) some::<pb::VerifyApiKeyRequest>(|m| m.text = "key_x".into()), Nothing, Denied, NOT_YET;
+        CredentialService/ListApiKeys(n) some::<pb::ListApiKeysRequest>(|m| m.key = n.key(0)), Names, Denied, NOT_YET;
+        CredentialService/RotateApiKey(n) some::<pb::RotateApiKeyRequest>(|m| m.api_key = "1".into()), Nothing, Denied, NOT_YET;
+        CredentialService/RevokeApiKey(n) some::<pb::RevokeApiKeyRequest>(|m| m.api_key = "1".into()), Nothing, Denied, NOT_YET;
+        CredentialService/IssueCode(n) some::<pb::IssueCodeRequest>(|m| { m.key = n.key(0); m.r#use = "reset".into(); }), Names, Denied, NOT_YET;
+        CredentialService/VerifyCode(n) some::<pb::VerifyCodeRequest>(|m| { m.key = n.key(0); m.r#use = "reset".into(); m.text = "000000".into(); }), Names, Denied, NOT_YET;
+        CredentialService/IssueRecoveryCodes(n) some::<pb::IssueRecoveryCodesRequest>(|m| m.key = n.key(0)), Names, Denied, NOT_YET;
+        CredentialService/EnrolTotp(n) some::<pb::EnrolTotpRequest>(|m| { m.key = n.key(0); m.issuer = "Example".into(); m.account = "a".into(); }), Names, Denied, NOT_YET;
+        CredentialService/ConfirmTotp(n) some::<pb::ConfirmTotpRequest>(|m| { m.key = n.key(0); m.text = "000000".into(); }), Names, Denied, NOT_YET;
+        CredentialService/VerifyTotp(n) some::<pb::VerifyTotpRequest>(|m| { m.key = n.key(0); m.text = "000000".into(); }), Names, Denied, NOT_YET;
+        CredentialService/RemoveTotp(n) some::<pb::RemoveTotpRequest>(|m| m.key = n.key(0)), Names, Denied, NOT_YET;
+
         ErasureService/PreviewErasure(n) pb::PreviewErasureRequest { target: Some(pb::preview_erasure_request::Target::Key(n.key(6).unwrap())), ..Default::default() }, Names, Denied, Fine;
         ErasureService/PlaceHold(n) pb::PlaceHoldRequest { target: Some(pb::place_hold_request::Target::Key(n.key(6).unwrap())), legal_basis: "dispute".into(), purpose_id: SERVICE, ..Default::default() }, Names, Denied, Fine;
         ErasureService/ReleaseHold(n) some::<pb::ReleaseHoldRequest>(|m| m.hold = n.hold.clone()), Names, Denied, Fine;
@@ -280,7 +303,7 @@ fn rows() -> Vec<Row> {
 fn all_grant() -> pb::Grant {
     pb::Grant {
         purpose_ids: (1..=12).collect(),
-        verbs: (1..=16).collect(),
+        verbs: (1..=18).collect(),
         max_view: pb::View::Plain as i32,
         ..Default::default()
     }
