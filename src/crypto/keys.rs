@@ -19,17 +19,21 @@ pub const NODE_BYTES: usize = FAN_OUT * 32;
 macro_rules! key {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        pub struct $name(Secret<[u8; 32]>);
+        // Boxed: moving it moves a pointer. A key that moves by itself leaves copies behind, in stacks and in the
+        // states of async functions, and nobody wipes those.
+        pub struct $name(Box<Secret<[u8; 32]>>);
         impl $name {
             /// A fresh random key.
             pub fn generate() -> Self {
-                let mut key = Secret::new([0u8; 32]);
+                let mut key = Box::new(Secret::new([0u8; 32]));
                 random::fill(key.expose_mut());
                 $name(key)
             }
             /// Takes over 32 bytes that were a key of this kind before.
             pub fn from_bytes(bytes: &[u8; 32]) -> Self {
-                $name(Secret::new(*bytes))
+                let mut key = Box::new(Secret::new([0u8; 32]));
+                key.expose_mut().copy_from_slice(bytes);
+                $name(key)
             }
             /// The bytes, for tests that search files and memory for them.
             #[cfg(test)]
