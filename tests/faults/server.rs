@@ -1,0 +1,245 @@
+//! A vault of its own served by the real program, with keys to call it.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pb::access_service_client::AccessServiceClient;
+use pii_vault::access::{Verb, VerbSet, View};
+use pii_vault::clock::{Clock, SystemClock};
+use pii_vault::config::Config;
+use pii_vault::grpc::pb;
+use pii_vault::ids::*;
+use pii_vault::server::Node;
+use pii_vault::vault::access_keys::NewAccessKey;
+use pii_vault::vault::roles::{NewGrant, NewRole};
+use pii_vault::vault::tenant::TenantKind;
+use pii_vault::vault::tenants::NewTenant;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::harness::{JINA, config};
+use crate::net::with;
+
+/// Longest wait for a start before the test fails.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Files of a vault with the tenant `jina`, not served yet.
+pub struct Place {
+    pub dir: tempfile::TempDir,
+    pub config: Config,
+    pub tenant: TenantNo,
+    pub operator: String,
+    role: RoleNo,
+}
+
+/// A key of the tenant: its text and the actor that the audit names.
+#[derive(Clone)]
+pub struct Key {
+    pub text: String,
+    pub actor: u64,
+}
+
+fn name(text: &str) -> Name {
+    Name::parse("name", text).unwrap()
+}
+
+fn free_port() -> std::net::SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+impl Place {
+    /// Makes the vault under `dir`; `replicas` keeper directories.
+    pub async fn new(dir: tempfile::TempDir, replicas: usize) -> Place {
+        let mut config = config(dir.path());
+        config.keeper.paths = (0..replicas).map(|n| dir.path().join(format!("keeper-{n}"))).collect();
+        (config.listen.address, config.ops.address) = (free_port(), free_port());
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let made = pii_vault::server::init(&config, clock.clone()).await.expect("init");
+        let node = Node::open(&config, clock).await.expect("open");
+        let vault = &node.vault;
+        let new = NewTenant {
+            name: name("jina"),
+            kind: TenantKind::Test,
+            region: None,
+            display_name: None,
+            quota_subjects: 0,
+        };
+        let tenant = vault.create_tenant(&vault.local_call(TenantNo::VAULT).unwrap(), new).await.expect("tenant").no;
+        let call = vault.local_call(tenant).unwrap();
+        vault.apply_policy(&call, JINA, None, false).await.expect("policy");
+        let call = vault.local_call(tenant).unwrap();
+        let grant = NewGrant {
+            classes: vec![],
+            fields: vec![],
+            purposes: call.tenant.policy().unwrap().purposes().map(|p| p.no).collect(),
+            verbs: VerbSet::from_iter(Verb::ALL.iter().copied()),
+            max_view: View::Plain,
+            groups: None,
+            subjects_per_hour: 0,
+        };
+        let role = NewRole { name: name("everything"), grants: vec![grant] };
+        let role = vault.create_role(&call, role, None, false).await.expect("role").unwrap().no;
+        node.close().await;
+        Place { dir, config, tenant, operator: made.operator_key.to_string(), role }
+    }
+
+    /// Opens the files in this process; nobody may be serving them.
+    pub async fn open(&self) -> Node {
+        Node::open(&self.config, Arc::new(SystemClock::new())).await.expect("open")
+    }
+
+    /// So many keys that may do everything. Nobody may be serving.
+    pub async fn keys(&self, n: usize) -> Vec<Key> {
+        let node = self.open().await;
+        let call = node.vault.local_call(self.tenant).unwrap();
+        let mut keys = Vec::new();
+        for i in 0..n {
+            let new = NewAccessKey {
+                name: name(&format!("key-{i}")),
+                roles: vec![self.role],
+                expires: None,
+                certificate: None,
+                subjects_per_hour: None,
+            };
+            let issued = node.vault.issue_access_key(&call, new, None, false).await.expect("issue").unwrap();
+            keys.push(Key { text: issued.text.unwrap().to_string(), actor: issued.key.id.0 });
+        }
+        drop(call);
+        node.close().await;
+        keys
+    }
+
+    fn config_file(&self) -> PathBuf {
+        let path = self.dir.path().join("pii-vault.toml");
+        std::fs::write(&path, toml::to_string(&self.config).unwrap()).unwrap();
+        path
+    }
+
+    /// Starts the program and waits until a call is answered; also how long that took.
+    pub async fn serve(&self) -> (Server, Duration) {
+        let log = std::fs::File::options().create(true).append(true).open(self.dir.path().join("server.log")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pii-vault"));
+        command.arg("serve").arg("--config").arg(self.config_file());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let from = Instant::now();
+        let mut process = command.spawn().expect("the program");
+        loop {
+            if let Some(status) = process.try_wait().unwrap() {
+                panic!("the server ended with {status}:\n{}", self.log());
+            }
+            if let Some(channel) = self.answered().await {
+                return (Server { process, channel }, from.elapsed());
+            }
+            assert!(from.elapsed() < PATIENCE, "the server did not come up:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+    }
+
+    async fn answered(&self) -> Option<Channel> {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.config.listen.address)).unwrap();
+        let channel = endpoint.connect().await.ok()?;
+        let mut access = AccessServiceClient::new(channel.clone());
+        access.who_am_i(with(&self.operator, pb::WhoAmIRequest {})).await.ok()?;
+        Some(channel)
+    }
+
+    /// What the server has logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("server.log")).unwrap_or_default()
+    }
+
+    /// `PRAGMA integrity_check` over a copy of the files as they lie there.
+    pub fn integrity(&self) -> String {
+        let copy = tempfile::tempdir().unwrap();
+        for file in ["vault.db", "vault.db-wal"] {
+            let from = self.config.data_dir.join(file);
+            if from.exists() {
+                std::fs::copy(from, copy.path().join(file)).unwrap();
+            }
+        }
+        let conn = rusqlite::Connection::open(copy.path().join("vault.db")).unwrap();
+        conn.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap()
+    }
+}
+
+/// The running program. It is killed when this is dropped.
+pub struct Server {
+    process: Child,
+    pub channel: Channel,
+}
+
+impl Server {
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// As a power switch does to a process: SIGKILL, and waits until it is gone.
+    pub fn kill(mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Closes the connection of this side; the program goes on.
+    pub fn hang_up(mut self) -> impl Sized {
+        let nowhere = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
+        drop(std::mem::replace(&mut self.channel, nowhere));
+        self
+    }
+
+    /// SIGTERM; ends well.
+    pub fn stop(mut self) {
+        let told = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status().unwrap();
+        assert!(told.success() && self.process.wait().unwrap().success(), "SIGTERM ends it well");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A small tmpfs over a directory.
+pub struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// Mounts one of `kib` KiB over `path`, which is made if it is not there.
+    pub fn mount(path: PathBuf, kib: u64) -> SmallDisk {
+        std::fs::create_dir_all(&path).unwrap();
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={kib}k"), "tmpfs"]).arg(&path));
+        SmallDisk(path)
+    }
+
+    /// Another size.
+    pub fn resize(&self, kib: u64) {
+        run(Command::new("mount").args(["-o", &format!("remount,size={kib}k")]).arg(&self.0));
+    }
+
+    /// Fills what is left but for `bytes`.
+    pub fn fill(&self, bytes: u64) {
+        let mut file = std::fs::File::create(self.0.join("ballast")).unwrap();
+        while file.write_all(&[7; 4096]).is_ok() {}
+        let length = file.metadata().unwrap().len();
+        file.set_len(length.saturating_sub(bytes)).unwrap();
+    }
+
+    /// Gives the space back.
+    pub fn free(&self) {
+        std::fs::remove_file(self.0.join("ballast")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+fn run(command: &mut Command) {
+    let done = command.output().expect("the command `mount`");
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "mounting a tmpfs needs root or CAP_SYS_ADMIN: {said}");
+}
