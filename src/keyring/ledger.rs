@@ -407,6 +407,27 @@ impl LedgerReader {
         }
     }
 
+    /// Writes all that is to be read into `out`, as it is read and checked: a ledger of the same form. The head after
+    /// it. Blocking.
+    ///
+    /// # Errors
+    /// `Damaged`; `Io` of either side.
+    pub fn copy_to(mut self, out: &mut impl io::Write) -> Result<LedgerHead, LedgerError> {
+        out.write_all(&file_header(self.vault)).map_err(io_error)?;
+        loop {
+            let from = self.offset;
+            if self.next_batch()?.is_none() {
+                return Ok(self.head);
+            }
+            let mut bytes = vec![0; (self.offset - from) as usize];
+            let n = self.source.read_at(from, &mut bytes).map_err(io_error)?;
+            if n < bytes.len() {
+                return Err(LedgerError::Damaged { offset: from, what: "it became shorter while it was read" });
+            }
+            out.write_all(&bytes).map_err(io_error)?;
+        }
+    }
+
     /// The head after the batches read so far.
     pub fn head(&self) -> LedgerHead {
         self.head

@@ -275,6 +275,10 @@ pub struct Page<T> {
     pub more: bool,
 }
 
+/// Watches a copy, on the copy's own thread: told after each part how many bytes are done and how many there are. It may
+/// wait, to leave the disk to others; `false` stops the copy.
+pub type CopyWatch = Box<dyn FnMut(u64, u64) -> bool + Send>;
+
 /// Called by the writer after COMMIT and before any answer: purges what memory still holds of these subjects.
 pub trait CommitListener: Send + Sync {
     fn committed(&self, uids: &[SubjectUid]);
@@ -385,8 +389,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Counts for usage and reports; may scan, so never at start.
     async fn counts(&self, tenant: TenantNo) -> Result<TenantCounts, StoreError>;
-    /// A consistent copy of the whole database at `path`.
-    async fn copy_to(&self, path: std::path::PathBuf) -> Result<(), StoreError>;
+    /// A consistent copy of the whole database as a new file at `path`, durable when it answers; `watch` paces it.
+    ///
+    /// # Errors
+    /// `Refused` where there is a file already or `watch` stopped it, `DiskFull`. Nothing is left behind then.
+    async fn copy_to(&self, path: std::path::PathBuf, watch: CopyWatch) -> Result<(), StoreError>;
     /// Moves the write-ahead log into the database file and truncates it.
     async fn checkpoint(&self) -> Result<(), StoreError>;
     /// `Err` with the reason once writes are refused for good.

@@ -72,7 +72,7 @@ async fn due(t: &TestVault, tenant: TenantNo) {
 /// A copy of the database as it is now, opened beside it.
 async fn copy(t: &TestVault, name: &str) -> SqliteStore {
     let path = t.dir.path().join(name);
-    t.node.store.copy_to(path.clone()).await.expect("copy");
+    t.node.store.copy_to(path.clone(), Box::new(|_, _| true)).await.expect("copy");
     SqliteStore::open(Options::new(path, t.node.keyring.vault())).expect("open the copy")
 }
 

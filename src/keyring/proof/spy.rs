@@ -194,8 +194,8 @@ impl Store for Spy {
     async fn counts(&self, tenant: TenantNo) -> Result<TenantCounts, StoreError> {
         self.inner.counts(tenant).await
     }
-    async fn copy_to(&self, path: PathBuf) -> Result<(), StoreError> {
-        self.inner.copy_to(path).await
+    async fn copy_to(&self, path: PathBuf, watch: CopyWatch) -> Result<(), StoreError> {
+        self.inner.copy_to(path, watch).await
     }
     async fn checkpoint(&self) -> Result<(), StoreError> {
         self.inner.checkpoint().await

@@ -1,6 +1,7 @@
 //! Reading the log: entries of one tenant, its chain for verification, segments and their end.
 
 use std::collections::VecDeque;
+use std::path::Path;
 
 use super::segment::{self, Found, FrameReader, SegmentInfo};
 use super::{ReadLog, ReadLogError, Shared, io};
@@ -82,6 +83,32 @@ impl ReadLog {
             out.push(SegmentInfo { number, bytes, since: header.created, until: None });
         }
         Ok(out)
+    }
+
+    /// Copies every segment into the directory `to`, the one being written up to what is durable now: a log that opens.
+    /// `more` is told of each part's bytes and may wait; where it says `false` the copy stops. Answers whether it was
+    /// finished. Reads and writes files: not for the async runtime.
+    pub fn copy_to(&self, to: &Path, more: &mut dyn FnMut(u64) -> bool) -> Result<bool, ReadLogError> {
+        let (segments, end) = {
+            let durable = self.shared.durable.lock();
+            (durable.segments.clone(), durable.end)
+        };
+        for number in &segments {
+            let opened = segment::open_segment(&self.shared.dir, *number, self.shared.options.vault);
+            let file = match opened {
+                Ok((file, _)) => file,
+                // Pruned since: the copy begins with the next one, as the log does.
+                Err(_) if !self.shared.durable.lock().segments.contains(number) => continue,
+                Err(error) => return Err(error),
+            };
+            let size = file.metadata().map_err(io("a segment could not be looked at"))?.len();
+            let limit = if segments.last() == Some(number) { end } else { size };
+            if !segment::copy(&file, limit, &segment::path(to, *number), more)? {
+                return Ok(false);
+            }
+        }
+        segment::sync_dir(to)?;
+        Ok(true)
     }
 
     /// The last segment, from the oldest on, whose entries are all older than `before`; `None` if there is none.

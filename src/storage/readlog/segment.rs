@@ -284,6 +284,30 @@ pub(super) fn sync_dir(dir: &Path) -> Result<(), ReadLogError> {
     dir.sync_all().map_err(io("the directory could not be synced"))
 }
 
+/// Copies the first `limit` bytes into a new file, durably. `false`: `more` stopped it.
+pub(super) fn copy(
+    from: &File,
+    limit: u64,
+    to: &Path,
+    more: &mut dyn FnMut(u64) -> bool,
+) -> Result<bool, ReadLogError> {
+    let out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to);
+    let out = out.map_err(io("a copy of a segment could not be made"))?;
+    let mut buf = vec![0; 1 << 20];
+    let mut at = 0;
+    while at < limit {
+        let part = &mut buf[..(limit - at).min(1 << 20) as usize];
+        from.read_exact_at(part, at).map_err(io("a segment could not be read"))?;
+        out.write_all_at(part, at).map_err(io("a copy of a segment could not be written"))?;
+        at += part.len() as u64;
+        if !more(part.len() as u64) {
+            return Ok(false);
+        }
+    }
+    out.sync_all().map_err(io("a copy of a segment could not be synced"))?;
+    Ok(true)
+}
+
 /// What [`FrameReader::next`] found at its place.
 pub(super) enum Found {
     /// A valid frame: where it begins and its payload.

@@ -2,6 +2,7 @@
 
 mod apply;
 mod cache;
+mod copy;
 mod decode;
 mod error;
 mod read;
@@ -20,13 +21,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use crossbeam_channel::{Sender, TrySendError, bounded};
 use parking_lot::{Mutex, RwLock};
-use rusqlite::backup::{Backup, StepResult};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::oneshot;
 
 #[cfg(test)]
 mod tests;
+
+pub use self::copy::check_file;
+pub use self::schema::VERSION as SCHEMA_VERSION;
 
 use self::cache::Cache;
 use self::error::{CLOSED, DAMAGED, PANICKED, Result, engine};
@@ -429,12 +432,19 @@ impl Store for SqliteStore {
         self.read(move |conn| read::counts(conn, tenant)).await
     }
 
-    async fn copy_to(&self, path: PathBuf) -> Result<()> {
+    async fn copy_to(&self, path: PathBuf, mut watch: CopyWatch) -> Result<()> {
         self.shared.may_read()?;
         let options = self.options.clone();
+        let (answer, answered) = oneshot::channel();
         // A thread of its own: a copy takes as long as the disk needs and must not keep a reader from its work.
-        let copied = tokio::task::spawn_blocking(move || copy(&options, &path)).await;
-        copied.unwrap_or(Err(CLOSED))
+        let spawned = std::thread::Builder::new().name("copy".into()).spawn(move || {
+            // On Linux this is the priority of the calling thread alone: whoever waits for an answer goes first.
+            let _ = rustix::process::nice(10);
+            // A caller who hung up does not need the answer.
+            let _ = answer.send(copy::copy(&options, &path, &mut watch));
+        });
+        spawned.map_err(io)?;
+        answered.await.unwrap_or(Err(CLOSED))
     }
 
     async fn checkpoint(&self) -> Result<()> {
@@ -545,27 +555,6 @@ fn check_header(path: &Path) -> Result<()> {
         return Err(StoreError::Newer { found: version, known: schema::VERSION });
     }
     Ok(())
-}
-
-/// One read transaction for the whole copy: a copy in steps starts again with each commit and never ends under writes.
-fn copy(options: &Options, path: &Path) -> Result<()> {
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io)?;
-    let copied = (|| {
-        let from = connect(options, true)?;
-        let mut to = Connection::open(path).map_err(engine)?;
-        let step = Backup::new(&from, &mut to).and_then(|backup| backup.step(-1)).map_err(engine)?;
-        match step {
-            StepResult::Done => {}
-            _ => return Err(StoreError::Busy),
-        }
-        to.close().map_err(|(_, e)| engine(e))?;
-        file.sync_all().map_err(io)?;
-        sync_folder(path)
-    })();
-    if copied.is_err() {
-        let _ = std::fs::remove_file(path);
-    }
-    copied
 }
 
 fn sync_folder(path: &Path) -> Result<()> {

@@ -308,8 +308,25 @@ async fn a_copy_is_whole_while_writes_go_on() {
     };
     let copy = folder.path().join("copy");
     std::fs::create_dir(&copy).unwrap();
-    store.copy_to(copy.join("vault.db")).await.unwrap();
-    assert!(store.copy_to(copy.join("vault.db")).await.is_err(), "nothing is overwritten");
+    let seen = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let watch = seen.clone();
+    let all = Box::new(move |done, total| {
+        assert!(done <= total);
+        watch.store(done, std::sync::atomic::Ordering::SeqCst);
+        true
+    });
+    store.copy_to(copy.join("vault.db"), all).await.unwrap();
+    let size = std::fs::metadata(copy.join("vault.db")).unwrap().len();
+    assert_eq!(seen.load(std::sync::atomic::Ordering::SeqCst), size, "progress ends at the whole");
+    assert!(store.copy_to(copy.join("vault.db"), Box::new(|_, _| true)).await.is_err(), "nothing is overwritten");
+    let stopped = store.copy_to(copy.join("stopped.db"), Box::new(|_, _| false)).await;
+    assert!(stopped.is_ok() || !copy.join("stopped.db").exists(), "what was stopped is gone");
+    assert_eq!(check_file(&copy.join("vault.db")).unwrap(), SCHEMA_VERSION);
+    assert_eq!(
+        std::fs::read_dir(&copy).unwrap().count(),
+        if stopped.is_ok() { 2 } else { 1 },
+        "checking leaves nothing"
+    );
     writer.await.unwrap();
     let copied = open(&copy);
     let subjects = copied.counts(T).await.unwrap().subjects;
