@@ -5,6 +5,8 @@
 use crate::grpc::limits::NetworkOptions;
 use crate::grpc::tls::{TlsOptions, TlsState};
 use crate::jobs::JobsOptions;
+use crate::recovery::backups::BackupOptions;
+use crate::recovery::layout;
 use crate::telemetry::{LogFormat, parse_level};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -56,11 +58,12 @@ pub struct Config {
     pub storage: StorageConfig,
     pub audit: AuditConfig,
     pub jobs: JobsConfig,
+    pub backup: BackupConfig,
     pub log: LogConfig,
     pub development: DevelopmentConfig,
 }
 
-/// `strict` refuses what `default` only reports: one keeper replica, plain text, reflection.
+/// `strict` refuses what `default` only reports: one keeper replica, archives beside the data, plain text, reflection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Profile {
@@ -232,6 +235,22 @@ pub struct JobsConfig {
     pub checkpoint_s: u64,
 }
 
+/// Archives that the server makes by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BackupConfig {
+    /// Folder of archives; empty: `backups` in `data_dir`.
+    pub directory: PathBuf,
+    /// Make them each night.
+    pub nightly: bool,
+    /// Hour of the day, UTC, from which on the night's backup is due.
+    pub hour: u8,
+    /// Days until an archive is deleted: the horizon that receipts declare.
+    pub horizon_days: u32,
+    /// Most MiB a second; 0: as fast as the disk, at low priority.
+    pub max_mib_s: u64,
+}
+
 /// Logging, to standard error. The level is read again at SIGHUP.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -378,6 +397,23 @@ impl Config {
             }
         }
 
+        let backups = self.backups_dir();
+        if !backups.is_absolute() && self.data_dir.is_absolute() {
+            bad("backup.directory", "must be an absolute path, or empty for backups in data_dir");
+        }
+        if strict && real(&backups).starts_with(real(&self.data_dir)) {
+            bad("backup.directory", "must not lie under data_dir: one disk would take both (profile strict)");
+        }
+        if self.keeper.paths.iter().any(|path| real(&backups).starts_with(real(path))) {
+            bad("backup.directory", "must not lie in a keeper, which is never copied");
+        }
+        if self.backup.hour > 23 {
+            bad("backup.hour", "must be from 0 to 23");
+        }
+        if !(1..=3_650).contains(&self.backup.horizon_days) {
+            bad("backup.horizon_days", "must be from 1 to 3650");
+        }
+
         let exposed = !self.listen.address.ip().is_loopback();
         match &self.tls {
             None if exposed && !self.listen.allow_plaintext_non_loopback => {
@@ -451,6 +487,26 @@ impl Config {
             bad("log.level", &error.to_string());
         }
         problems
+    }
+
+    /// Folder of all archives.
+    pub fn backups_dir(&self) -> PathBuf {
+        match self.backup.directory.as_os_str().is_empty() {
+            true => self.data_dir.join(layout::BACKUPS),
+            false => self.backup.directory.clone(),
+        }
+    }
+
+    /// The options of backups.
+    pub fn backup_options(&self) -> BackupOptions {
+        let b = &self.backup;
+        BackupOptions {
+            dir: self.backups_dir(),
+            horizon_days: i64::from(b.horizon_days),
+            rate: b.max_mib_s << 20,
+            nightly: b.nightly,
+            hour: b.hour,
+        }
     }
 
     /// The jobs' options.
@@ -654,6 +710,7 @@ impl Default for Config {
             storage: StorageConfig::default(),
             audit: AuditConfig::default(),
             jobs: JobsConfig::default(),
+            backup: BackupConfig::default(),
             log: LogConfig::default(),
             development: DevelopmentConfig::default(),
         }
@@ -728,6 +785,12 @@ impl Default for AuditConfig {
 impl Default for JobsConfig {
     fn default() -> Self {
         JobsConfig { retention_s: 60, sweep_s: 10, rotation_s: 3_600, checkpoint_s: 600 }
+    }
+}
+
+impl Default for BackupConfig {
+    fn default() -> Self {
+        BackupConfig { directory: PathBuf::new(), nightly: true, hour: 2, horizon_days: 30, max_mib_s: 0 }
     }
 }
 
@@ -885,6 +948,7 @@ mod tests {
         let expected = [
             "keeper.paths",
             "keeper.paths[0]",
+            "backup.directory",
             "tls",
             "ops.address",
             "development.reflection",

@@ -52,6 +52,12 @@ pub const JOB_DONE: &str = "pii_vault_job_done_total";
 pub const JOB_FAILED: &str = "pii_vault_job_failed_total";
 /// Gauge: 1 while the clock is trusted, 0 after a jump that no operator confirmed: nothing ends by time then.
 pub const CLOCK_TRUSTED: &str = "pii_vault_clock_trusted";
+/// Counter by `outcome` (`ok`, `failed`): backups that ended.
+pub const BACKUPS_ENDED: &str = "pii_vault_backups_ended_total";
+/// Gauge, seconds: age of the newest data archive.
+pub const BACKUP_AGE: &str = "pii_vault_backup_age_seconds";
+/// Gauge: replicas of the keeper that cannot be written; erasures wait while it is not 0.
+pub const KEEPER_AWAY: &str = "pii_vault_keeper_replicas_away";
 /// Histogram by `job`, seconds: one round.
 pub const JOB_SECONDS: &str = "pii_vault_job_seconds";
 
@@ -68,6 +74,9 @@ const DESCRIBED: &[(&str, &str)] = &[
     (JOB_DONE, "Units of work done by the vault's own jobs"),
     (JOB_FAILED, "Rounds of a job that failed for at least one tenant"),
     (CLOCK_TRUSTED, "1 while the clock is trusted, 0 after a jump that no operator confirmed"),
+    (BACKUPS_ENDED, "Backups that ended, by outcome"),
+    (BACKUP_AGE, "Age of the newest data archive in seconds"),
+    (KEEPER_AWAY, "Replicas of the keeper that cannot be written; erasures wait while it is not 0"),
     (JOB_SECONDS, "Duration of a job's round in seconds"),
     (CERTIFICATE_RELOADS, "Reads of the certificate files after the start"),
     (KEYS_REFUSED, "Access keys that opened nothing, by cause"),

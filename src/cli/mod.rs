@@ -7,6 +7,7 @@
 mod access;
 mod args;
 mod audit;
+mod backup;
 mod batch;
 mod bench;
 mod constants;
@@ -17,6 +18,7 @@ mod global;
 mod hold;
 mod input;
 mod json;
+mod keeper;
 mod names;
 mod ops;
 mod output;
@@ -138,6 +140,12 @@ enum Command {
     /// Keys as objects to look after
     #[command(subcommand)]
     Keys(ops::Keys),
+    /// Archives: make, list, check, delete
+    #[command(subcommand)]
+    Backup(backup::Backup),
+    /// The erasable store of tenant roots and its replicas
+    #[command(subcommand)]
+    Keeper(keeper::Keeper),
     /// How fast this build is on this machine, as ratios to bare floors
     Bench(Box<bench::Bench>),
     /// Completion script for a shell
@@ -192,6 +200,8 @@ fn run(cli: Cli, last: Arc<Mutex<LastIds>>) -> Result<(), CliError> {
         Command::Healthcheck(args) => return on_this_machine(server::healthcheck(out, args)),
         Command::Doctor(args) => return on_this_machine(server::doctor(out, args)),
         Command::Prove(args) => return on_this_machine(server::prove_copy(out, args)),
+        Command::Backup(backup::Backup::Verify(args)) => return backup::verify(out, args),
+        Command::Keeper(keeper::Keeper::Add(args)) => return on_this_machine(keeper::add(out, args)),
         Command::Bench(bench) => return bench.run(out),
         Command::ExitCodes => return exit_codes(out),
         command => command,
@@ -234,6 +244,8 @@ async fn call(s: &Session, yes: bool, command: Command) -> Result<(), CliError> 
         Command::Audit(c) => audit::audit(s, c).await,
         Command::Ops(c) => ops::ops(s, c).await,
         Command::Keys(c) => ops::keys(s, yes, c).await,
+        Command::Backup(c) => backup::backup(s, yes, c).await,
+        Command::Keeper(c) => keeper::keeper(s, yes, c).await,
         // These need no server and were done before.
         Command::Profile(_)
         | Command::Completions { .. }

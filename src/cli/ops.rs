@@ -11,7 +11,7 @@ use crate::grpc::pb;
 use clap::Subcommand;
 use serde_json::json;
 
-const OPERATION: &[Col] = &[
+pub const OPERATION: &[Col] = &[
     Col("OPERATION", "operation"),
     Col("KIND", "kind"),
     Col("STATE", "state"),

@@ -35,7 +35,7 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 }
 
 impl ConfigArgs {
-    fn load(&self) -> Result<Config, CliError> {
+    pub fn load(&self) -> Result<Config, CliError> {
         Config::load(self.config.as_deref(), std::env::vars(), &self.set).map_err(|e| CliError::Usage(chain(&e)))
     }
 }
@@ -107,7 +107,7 @@ pub struct Prove {
 }
 
 /// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

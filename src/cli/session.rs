@@ -9,7 +9,9 @@ use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::grpc::pb;
 use crate::grpc::pb::access_service_client::AccessServiceClient;
 use crate::grpc::pb::audit_service_client::AuditServiceClient;
+use crate::grpc::pb::backup_service_client::BackupServiceClient;
 use crate::grpc::pb::erasure_service_client::ErasureServiceClient;
+use crate::grpc::pb::keeper_service_client::KeeperServiceClient;
 use crate::grpc::pb::key_service_client::KeyServiceClient;
 use crate::grpc::pb::operation_service_client::OperationServiceClient;
 use crate::grpc::pb::policy_service_client::PolicyServiceClient;
@@ -125,6 +127,8 @@ impl Session {
         audit: AuditServiceClient,
         operations: OperationServiceClient,
         keys: KeyServiceClient,
+        backups: BackupServiceClient,
+        keepers: KeeperServiceClient,
     }
 
     /// `--tenant`, for requests of operator keys.

@@ -15,6 +15,7 @@ use crate::grpc::convert;
 use crate::grpc::reason::Reason;
 use crate::grpc::status::{bad_field, busy, credential_invalid, denied, internal, not_found, status};
 use crate::ids::{Name, TenantNo};
+use crate::recovery::backups::Backups;
 use crate::vault::tenant::Tenant;
 use crate::vault::{Call, Vault, VaultError};
 
@@ -62,6 +63,8 @@ pub enum Scope<'a> {
 pub struct Api {
     pub(crate) vault: Arc<Vault>,
     pub(crate) keys: Arc<dyn Authenticator>,
+    /// `None` where the server makes no archives.
+    pub(crate) backups: Option<Arc<Backups>>,
 }
 
 impl Api {

@@ -2,6 +2,7 @@
 
 pub mod access_service;
 pub mod audit_service;
+mod backup_service;
 pub mod call;
 pub mod convert;
 pub mod credential_service;
@@ -10,6 +11,7 @@ pub mod erasure_service;
 pub mod export;
 pub mod frames;
 pub mod identity;
+mod keeper_service;
 pub mod key_service;
 pub mod limits;
 pub mod listen;

@@ -36,6 +36,7 @@ fn wire_kind(kind: OperationKind) -> pb::OperationKind {
         OperationKind::RotateIndex => pb::OperationKind::IndexRotation,
         OperationKind::RotateRoot => pb::OperationKind::RootRotation,
         OperationKind::Reseal => pb::OperationKind::RetentionChange,
+        OperationKind::Backup => pb::OperationKind::Backup,
     }
 }
 
@@ -54,7 +55,10 @@ fn wire_state(status: OperationStatus) -> pb::OperationState {
 /// Why an operation failed, or what it waits for.
 fn wire_error(operation: &Operation) -> Option<pb::ItemError> {
     let (code, reason) = match operation.status {
-        OperationStatus::Failed => (Code::Internal, Reason::Internal),
+        OperationStatus::Failed => {
+            let said = operation.error.as_deref().and_then(Reason::of);
+            (Code::Internal, said.unwrap_or(Reason::Internal))
+        }
         OperationStatus::PartlyHeld => (Code::FailedPrecondition, Reason::ClassHeld),
         _ => return None,
     };

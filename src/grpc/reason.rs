@@ -16,6 +16,11 @@ macro_rules! reasons {
             /// Every reason there is, in the order of `docs/ERRORS.md`.
             pub const ALL: &'static [Reason] = &[$(Reason::$variant,)+];
 
+            /// The reason of that text.
+            pub fn of(text: &str) -> Option<Reason> {
+                Reason::ALL.iter().copied().find(|reason| reason.as_str() == text)
+            }
+
             /// The text that goes on the wire.
             pub const fn as_str(self) -> &'static str {
                 match self {

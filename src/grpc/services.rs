@@ -7,11 +7,12 @@ use tonic::service::Routes;
 use crate::grpc::identity::Api;
 use crate::grpc::limits::{MAX_DECODE_BYTES, MAX_ENCODE_BYTES};
 use crate::grpc::pb;
+use crate::recovery::backups::Backups;
 use crate::vault::Vault;
 
 /// The services over a vault, whose own access keys identify the callers. Health and reflection are added by the server.
-pub fn routes(vault: Arc<Vault>) -> Routes {
-    routes_of(Arc::new(Api { keys: vault.clone(), vault }))
+pub fn routes(vault: Arc<Vault>, backups: Option<Arc<Backups>>) -> Routes {
+    routes_of(Arc::new(Api { keys: vault.clone(), vault, backups }))
 }
 
 macro_rules! services {
@@ -44,6 +45,8 @@ services! {
     operation_service_server::OperationServiceServer,
     key_service_server::KeyServiceServer,
     credential_service_server::CredentialServiceServer,
+    backup_service_server::BackupServiceServer,
+    keeper_service_server::KeeperServiceServer,
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use crate::ids::TenantNo;
+use crate::recovery::backups::Backups;
 use crate::telemetry::{CLOCK_TRUSTED, JOB_DONE, JOB_FAILED, JOB_SECONDS};
 use crate::vault::expiry::Progress;
 use crate::vault::{Vault, VaultError};
@@ -28,6 +29,10 @@ pub struct JobsOptions {
     pub checkpoint: Duration,
     /// The keeper's anchor, if anything happened.
     pub anchor: Duration,
+    /// Whether the night's backup is due.
+    pub backup: Duration,
+    /// Replicas of the keeper that were away.
+    pub keeper: Duration,
     /// Comparing the clocks.
     pub clock: Duration,
     /// Read audit entries older than this are removed, in days.
@@ -44,6 +49,8 @@ impl Default for JobsOptions {
             rotation: s(3_600),
             checkpoint: s(600),
             anchor: Duration::from_millis(900),
+            backup: s(60),
+            keeper: s(10),
             clock: s(10),
             audit_days: 3_650,
         }
@@ -61,10 +68,12 @@ pub enum Job {
     Checkpoint,
     Anchor,
     Prune,
+    Backup,
+    Keeper,
 }
 
 impl Job {
-    pub const ALL: [Job; 8] = [
+    pub const ALL: [Job; 10] = [
         Job::Clock,
         Job::Retention,
         Job::Operations,
@@ -73,6 +82,8 @@ impl Job {
         Job::Checkpoint,
         Job::Anchor,
         Job::Prune,
+        Job::Backup,
+        Job::Keeper,
     ];
 
     /// Its name in metrics and logs.
@@ -86,6 +97,8 @@ impl Job {
             Job::Checkpoint => "checkpoint",
             Job::Anchor => "anchor",
             Job::Prune => "prune",
+            Job::Backup => "backup",
+            Job::Keeper => "keeper",
         }
     }
 
@@ -98,6 +111,8 @@ impl Job {
             Job::Rotation | Job::Prune => options.rotation,
             Job::Checkpoint => options.checkpoint,
             Job::Anchor => options.anchor,
+            Job::Backup => options.backup,
+            Job::Keeper => options.keeper,
         }
     }
 }
@@ -106,8 +121,16 @@ impl Job {
 ///
 /// # Errors
 /// The first one met; the other tenants were served all the same.
-pub async fn run_once(job: Job, vault: &Vault, options: &JobsOptions, limit: u64) -> Result<Progress, VaultError> {
+pub async fn run_once(
+    job: Job,
+    vault: &Vault,
+    backups: &Arc<Backups>,
+    options: &JobsOptions,
+    limit: u64,
+) -> Result<Progress, VaultError> {
     match job {
+        Job::Backup => Ok(Progress { done: u64::from(backups.nightly().await?), more: false }),
+        Job::Keeper => Ok(Progress { done: vault.keep_replicas().await?, more: false }),
         Job::Clock => {
             vault.watch_clock().await?;
             metrics::gauge!(CLOCK_TRUSTED).set(if vault.clock_jump().is_none() { 1.0 } else { 0.0 });
@@ -163,7 +186,9 @@ async fn of_tenant(job: Job, vault: &Vault, tenant: TenantNo, limit: u64) -> Res
         }
         Job::Sweep => Ok(join(vault.sweep_erased(&call, limit).await?, vault.sweep_rows(&call, limit).await?)),
         Job::Rotation => Ok(join(vault.rotate_due_index(&call, limit).await?, vault.rotate_due_root(&call).await?)),
-        Job::Operations | Job::Clock | Job::Checkpoint | Job::Anchor | Job::Prune => Ok(Progress::default()),
+        Job::Operations | Job::Clock | Job::Checkpoint | Job::Anchor | Job::Prune | Job::Backup | Job::Keeper => {
+            Ok(Progress::default())
+        }
     }
 }
 
@@ -175,8 +200,14 @@ const ROUND: u64 = 20_000;
 
 impl Jobs {
     /// Starts a loop for each job; they end when `shutdown` becomes true.
-    pub fn start(vault: Arc<Vault>, options: JobsOptions, shutdown: watch::Receiver<bool>) -> Jobs {
-        let start = |job: Job| tokio::spawn(work(job, vault.clone(), options.clone(), shutdown.clone()));
+    pub fn start(
+        vault: Arc<Vault>,
+        backups: Arc<Backups>,
+        options: JobsOptions,
+        shutdown: watch::Receiver<bool>,
+    ) -> Jobs {
+        let start =
+            |job: Job| tokio::spawn(work(job, vault.clone(), backups.clone(), options.clone(), shutdown.clone()));
         Jobs(Job::ALL.into_iter().map(start).collect())
     }
 
@@ -190,7 +221,13 @@ impl Jobs {
     }
 }
 
-async fn work(job: Job, vault: Arc<Vault>, options: JobsOptions, mut shutdown: watch::Receiver<bool>) {
+async fn work(
+    job: Job,
+    vault: Arc<Vault>,
+    backups: Arc<Backups>,
+    options: JobsOptions,
+    mut shutdown: watch::Receiver<bool>,
+) {
     // Nothing ends by time before the clock was compared with the stored time.
     while let Err(error) = vault.watch_clock().await {
         tracing::warn!(job = job.name(), %error, "the clock cannot be compared with the stored time");
@@ -209,7 +246,7 @@ async fn work(job: Job, vault: Arc<Vault>, options: JobsOptions, mut shutdown: w
         // What is left after a round goes on at once, with the other jobs' rounds in between.
         while !*shutdown.borrow() {
             let before = vault.monotonic();
-            let round = run_once(job, &vault, &options, ROUND).await;
+            let round = run_once(job, &vault, &backups, &options, ROUND).await;
             metrics::histogram!(JOB_SECONDS, "job" => job.name())
                 .record(vault.monotonic().saturating_sub(before).as_secs_f64());
             match round {

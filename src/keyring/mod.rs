@@ -7,6 +7,7 @@ pub mod root;
 
 pub mod allocate;
 pub mod cache;
+pub mod care;
 pub mod state;
 pub mod swap;
 pub mod tree;

@@ -253,7 +253,8 @@ impl Keyring {
             let tenant = Arc::new(TenantKeys::new(row.no, TenantKeyState::KeeperBehind));
             let state = ring.start(&tenant, row.generation).await?;
             if state != TenantKeyState::Ready && row.state != TenantState::Erased {
-                tracing::error!(tenant = row.no.0, ?state, "the keys of a tenant are refused");
+                let (state, advice) = (state.name(), state.advice());
+                tracing::error!(tenant = row.no.0, state, advice, "the keys of a tenant are refused; the others serve");
             }
             ring.tenants.write().insert(row.no, tenant);
         }

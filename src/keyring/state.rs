@@ -19,6 +19,38 @@ pub enum TenantKeyState {
     TenantErased,
 }
 
+impl TenantKeyState {
+    /// Its name, as errors and documentation say it.
+    pub fn name(self) -> &'static str {
+        match self {
+            TenantKeyState::Ready => "READY",
+            TenantKeyState::DatabaseBehind => "DATABASE_BEHIND",
+            TenantKeyState::KeeperBehind => "KEEPER_BEHIND",
+            TenantKeyState::TenantErased => "TENANT_ERASED",
+        }
+    }
+
+    /// What it means and what to do next, for an operator.
+    pub fn advice(self) -> &'static str {
+        match self {
+            TenantKeyState::Ready => "serves",
+            TenantKeyState::DatabaseBehind => {
+                "the database is older than the keeper: an old copy was put in its place. If the newer database file is \
+                 still there, put it back and start again; if not, run `pii-vault restore`, which keeps everyone living \
+                 in this copy and erases again who was erased since. See docs/RECOVERY.md#i-restored-the-wrong-day"
+            }
+            TenantKeyState::KeeperBehind => {
+                "the keeper holds no root that opens this database: it is old, lost, another vault's, or the root key is \
+                 another one. Configure a replica that is up to date or the right root key; if there is none, run \
+                 `pii-vault restore` with the recovery key. See docs/RECOVERY.md#the-keeper-is-gone"
+            }
+            TenantKeyState::TenantErased => {
+                "the tenant was erased and its keys are gone for good; its rows are being removed. Nothing is to be done"
+            }
+        }
+    }
+}
+
 /// What the slots say about generation `d` of the database.
 pub struct Start {
     pub state: TenantKeyState,

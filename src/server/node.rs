@@ -15,9 +15,11 @@ use crate::crypto::keys::RootKek;
 use crate::crypto::password::Argon2Cost;
 use crate::ids::*;
 use crate::keyring::keeper::FileKeeper;
-use crate::keyring::keeper::{Keeper, KeeperError};
+use crate::keyring::keeper::{Keeper, KeeperError, ReplicaStatus};
 use crate::keyring::root::{PassphraseParams, PassphraseSource, RootError, RootSpec, create_key_file};
 use crate::keyring::{Keyring, KeyringError, KeyringOptions};
+use crate::recovery::backups::Backups;
+use crate::recovery::data_archive::Sources;
 use crate::storage::readlog::{ReadLog, ReadLogError, ReadLogOptions};
 use crate::storage::sqlite::{Options as SqliteOptions, SqliteStore};
 use crate::storage::{ChangeSet, Store, StoreError, TenantRow, TenantState};
@@ -30,6 +32,7 @@ pub struct Node {
     pub store: Arc<dyn Store>,
     pub keyring: Arc<Keyring>,
     pub read_log: Arc<ReadLog>,
+    pub backups: Arc<Backups>,
 }
 
 /// What `init` made and shows once.
@@ -210,6 +213,22 @@ pub async fn init(config: &Config, clock: Arc<dyn Clock>) -> Result<Initialised,
     Ok(made)
 }
 
+/// Makes replicas of the keeper in those configured places that have none, as copies of the others, and gives every
+/// tenant's root to those that lack it. The server must not be running.
+pub async fn add_replicas(config: &Config, clock: Arc<dyn Clock>) -> Result<Vec<ReplicaStatus>, NodeError> {
+    for path in &config.keeper.paths {
+        private_dir(path)?;
+    }
+    let paths = config.keeper.paths.clone();
+    let keeper = FileKeeper::join(&paths)?;
+    drop(keeper);
+    // Opening tidies: whoever lacks a present root gets it, older ones are overwritten.
+    let node = Node::open(config, clock).await?;
+    let replicas = node.keyring.keeper().replicas();
+    node.close().await;
+    Ok(replicas)
+}
+
 impl Node {
     /// Opens an existing vault.
     pub async fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Node, NodeError> {
@@ -229,7 +248,9 @@ impl Node {
 
     /// Closes the files once everything queued is durable.
     pub async fn close(self) {
-        let Node { vault, store, keyring, read_log } = self;
+        let Node { vault, store, keyring, read_log, backups } = self;
+        backups.stop().await;
+        drop(backups);
         drop(vault);
         store.close().await;
         drop(keyring);
@@ -254,6 +275,10 @@ async fn assemble(
         tracing::warn!(bytes = recovered.torn_bytes, "the read audit ended in a frame that was never acknowledged");
     }
     let read_log = Arc::new(read_log);
-    let vault = Vault::open(store.clone(), keyring.clone(), read_log.clone(), clock, vault_options(config)).await?;
-    Ok(Node { vault, store, keyring, read_log })
+    let vault =
+        Vault::open(store.clone(), keyring.clone(), read_log.clone(), clock.clone(), vault_options(config)).await?;
+    let sources = Sources { store: store.clone(), keyring: keyring.clone(), read_log: read_log.clone() };
+    let backups = Backups::new(vault.clone(), sources, None, clock, config.backup_options());
+    vault.end_interrupted_backups().await?;
+    Ok(Node { vault, store, keyring, read_log, backups })
 }

@@ -85,7 +85,7 @@ pub async fn serve_node(
     metrics: Option<PrometheusHandle>,
     shutdown: watch::Receiver<bool>,
 ) -> Result<(), ServeError> {
-    let routes = crate::grpc::services::routes(node.vault.clone());
+    let routes = crate::grpc::services::routes(node.vault.clone(), Some(node.backups.clone()));
     let network = Network {
         listener: ports.grpc,
         security: match tls {
@@ -113,7 +113,7 @@ pub async fn serve_node(
     };
     tracing::info!(tenants = node.vault.live_tenants().len(), "serving");
     let (stop, stopped) = watch::channel(false);
-    let jobs = Jobs::start(node.vault.clone(), config.jobs_options(), stopped);
+    let jobs = Jobs::start(node.vault.clone(), node.backups.clone(), config.jobs_options(), stopped);
     let served = serve_network(network, shutdown).await;
     // Nobody listens only if every job has ended.
     let _ = stop.send(true);

@@ -31,6 +31,8 @@ pub enum OperationKind {
     RotateIndex,
     RotateRoot,
     Reseal,
+    /// Archives of the vault; of the vault itself.
+    Backup,
 }
 
 /// How far it is.
@@ -56,7 +58,10 @@ pub enum OperationStatus {
 impl OperationKind {
     /// Whether it destroys keys of subjects, and so ends with a receipt.
     pub fn is_erasure(self) -> bool {
-        !matches!(self, OperationKind::RotateIndex | OperationKind::RotateRoot | OperationKind::Reseal)
+        !matches!(
+            self,
+            OperationKind::RotateIndex | OperationKind::RotateRoot | OperationKind::Reseal | OperationKind::Backup
+        )
     }
 }
 
@@ -357,7 +362,7 @@ impl Vault {
         let (operation, revision) = self.operation(call.tenant.no, id).await?;
         match operation.status {
             OperationStatus::Scheduled => self.cancel_scheduled(call, operation, revision).await,
-            OperationStatus::Running if operation.kind == OperationKind::Reseal => {
+            OperationStatus::Running if matches!(operation.kind, OperationKind::Reseal | OperationKind::Backup) => {
                 let next = Operation { status: OperationStatus::Cancelled, updated: call.now, ..operation.clone() };
                 let (action, change) = (Action::CancelOperation, ChangeSet::default());
                 self.advance_operation(call, &operation, revision, &next, action, change).await?;

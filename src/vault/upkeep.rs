@@ -11,6 +11,7 @@ use crate::ids::*;
 use crate::keyring::keeper::Anchor;
 use crate::keyring::ledger::LedgerHead;
 use crate::storage::*;
+use crate::telemetry::KEEPER_AWAY;
 use crate::vault::Vault;
 use crate::vault::call::Call;
 use crate::vault::error::VaultError;
@@ -107,6 +108,13 @@ impl Vault {
         self.keyring.put_anchor(&Anchor { at: self.clock.now(), audit_count, audit_head, ledger }).await?;
         *self.upkeep.anchored.lock() = Some((audit_head, ledger));
         Ok(true)
+    }
+
+    /// Tries keeper replicas that are away once more; answers how many came back.
+    pub async fn keep_replicas(&self) -> Result<u64, VaultError> {
+        let back = self.keyring.rejoin_replicas().await?;
+        metrics::gauge!(KEEPER_AWAY).set(self.keyring.away() as f64);
+        Ok(back)
     }
 
     /// Signs a checkpoint if any chain went on since the last one.

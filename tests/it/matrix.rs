@@ -276,6 +276,12 @@ fn rows() -> Vec<Row> {
         CredentialService/ConfirmTotp(n) some::<pb::ConfirmTotpRequest>(|m| { m.key = n.key(0); m.text = "000000".into(); }), Names, Denied, NOT_YET;
         CredentialService/VerifyTotp(n) some::<pb::VerifyTotpRequest>(|m| { m.key = n.key(0); m.text = "000000".into(); }), Names, Denied, NOT_YET;
         CredentialService/RemoveTotp(n) some::<pb::RemoveTotpRequest>(|m| m.key = n.key(0)), Names, Denied, NOT_YET;
+        BackupService/CreateBackup(n) pb::CreateBackupRequest::default(), Nothing, Any, NO;
+        BackupService/ListBackups(n) pb::ListBackupsRequest {}, Nothing, Any, NO;
+        BackupService/PruneBackups(n) pb::PruneBackupsRequest { validate_only: true }, Nothing, Any, NO;
+        KeeperService/GetKeeper(n) pb::GetKeeperRequest {}, Nothing, Any, NO;
+        KeeperService/VerifyKeeper(n) pb::VerifyKeeperRequest {}, Nothing, Any, NO;
+        KeeperService/RetireReplica(n) pb::RetireReplicaRequest { index: 0, replica: n.item.clone() }, Nothing, Any, NO;
 
         ErasureService/PreviewErasure(n) pb::PreviewErasureRequest { target: Some(pb::preview_erasure_request::Target::Key(n.key(6).unwrap())), ..Default::default() }, Names, Denied, Fine;
         ErasureService/PlaceHold(n) pb::PlaceHoldRequest { target: Some(pb::place_hold_request::Target::Key(n.key(6).unwrap())), legal_basis: "dispute".into(), purpose_id: SERVICE, ..Default::default() }, Names, Denied, Fine;

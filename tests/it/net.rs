@@ -36,7 +36,7 @@ impl Running {
             listener,
             security: Security::Plaintext { allow_non_loopback: false },
             options: NetworkOptions { drain_timeout: Duration::from_millis(200), ..NetworkOptions::default() },
-            routes: services::routes(test.node.vault.clone()),
+            routes: services::routes(test.node.vault.clone(), Some(test.node.backups.clone())),
             descriptor_sets: vec![pb::DESCRIPTOR_SET],
             reflection: false,
             ops: None,
