@@ -630,6 +630,12 @@ fn every_command_fits_the_answers_of_the_api() {
         "ops cancel o",
         "keys status --seal",
         "keys rotate index",
+        "backup data",
+        "backup list",
+        "backup prune",
+        "keeper status",
+        "keeper verify",
+        "keeper retire 1 --replica 4f1c3a5e9b2d47608c1e2f3a4b5c6d7e",
     ];
     std::fs::write(vault.home.path().join("p.toml"), "x").unwrap();
     for command in commands {
@@ -642,16 +648,24 @@ fn every_command_fits_the_answers_of_the_api() {
     // These have tests of their own, because an empty answer is not a good one for them.
     let special = ["WatchOperation", "VerifyAudit", "TestAccess", "ExportSubject", "LintPolicy"];
     let batches = ["BatchPutFields", "BatchGetFields", "BatchEraseSubjects"];
+    // The service of credentials answers UNIMPLEMENTED until its methods are built, and has no commands until then.
+    let unbuilt = methods_of("CredentialService");
     let unused: Vec<String> = methods().into_iter().filter(|m| vault.calls(m).is_empty()).collect();
     let left: Vec<&String> =
         unused.iter().filter(|m| !special.contains(&m.as_str()) && !batches.contains(&m.as_str())).collect();
+    let left: Vec<&String> = left.into_iter().filter(|m| !unbuilt.contains(m)).collect();
     assert!(left.is_empty(), "no command calls {left:?}");
 }
 
 /// Names of all methods of the API.
 fn methods() -> Vec<String> {
+    methods_of("")
+}
+
+/// Names of the methods of the services whose name ends so.
+fn methods_of(service: &str) -> Vec<String> {
     use prost::Message as _;
     let set = prost_types::FileDescriptorSet::decode(pb::DESCRIPTOR_SET).unwrap();
-    let services = set.file.iter().flat_map(|f| &f.service);
+    let services = set.file.iter().flat_map(|f| &f.service).filter(|s| s.name().ends_with(service));
     services.flat_map(|s| s.method.iter().map(|m| m.name().to_string())).collect()
 }

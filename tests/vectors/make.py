@@ -16,6 +16,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 HERE = pathlib.Path(__file__).parent
 VAULT = bytes(range(0x10, 0x20))
+# The kind of a credential's ciphertext, and the first of the field numbers that the vault keeps for credentials.
+CREDENTIAL, FIRST_OWN = 13, 65280
 
 
 def key(n):
@@ -60,6 +62,7 @@ def labels():
         "ApiKeyChecksum": "access key checksum", "ApiKeyPepper": "access key pepper", "RootKekId": "root kek id",
         "PassphraseKek": "passphrase kek", "SigningSeal": "signing key", "AnchorMac": "anchor",
         "Commitment": "commitment", "PageToken": "page token", "RecipientRef": "recipient ref",
+        "PasswordPepper": "password pepper", "GuessSource": "guess source",
     }
     return {name: b"pii-vault/1 " + text.encode() for name, text in names.items()}
 
@@ -73,11 +76,14 @@ def crypto():
     places = []
     for n, (uid, cls, field, item, bucket, revision, text) in enumerate([
         (1, 1, 1, 0, 0, 1, "Jane"),
-        (2**40, 16, 65535, 0, 20000, 2**63, "जेन डो"),
+        (2**40, 16, FIRST_OWN - 1, 0, 20000, 2**63, "जेन डो"),
         (7, 3, 9, 1795219200000 << 20 | 12345, 20777, 1, ""),
         (7, 3, 9, 0, 0, 5, "x" * 300),
+        (7, 3, FIRST_OWN, 0, 0, 6, "verifier"),
+        (7, 3, 65535, 3, 20777, 7, "verifier"),
     ]):
-        context = aad(2 if item else 1, 4242, struct.pack(">q", uid), bytes([cls]), struct.pack(">H", field),
+        kind = CREDENTIAL if field >= FIRST_OWN else 2 if item else 1
+        context = aad(kind, 4242, struct.pack(">q", uid), bytes([cls]), struct.pack(">H", field),
                       struct.pack(">q", item), dek_id, struct.pack(">I", bucket), struct.pack(">Q", revision))
         if bucket:
             k = hkdf(dek + expiry, L["ExpiringSeal"])
