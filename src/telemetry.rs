@@ -35,6 +35,9 @@ pub const STALLED: &str = "pii_vault_stalled_total";
 /// Counter by `outcome` (`ok`, `failed`): reads of the certificate files after the start.
 pub const CERTIFICATE_RELOADS: &str = "pii_vault_certificate_reloads_total";
 
+/// Counter: stored data that did not open or was not what was stored. An alarm: damage, or somebody changed rows.
+pub const DAMAGED: &str = "pii_vault_damaged_total";
+
 // ---- metrics: access keys
 
 /// Counter by `why` (`form`, `forged`, `unknown`, `wrong`, `revoked`, ...; `known`: refused before): keys that opened nothing.
@@ -69,6 +72,7 @@ const DESCRIBED: &[(&str, &str)] = &[
     (ABUSE, "Connections ended for abuse of the protocol"),
     (CALLS, "Calls that ended, by method and code"),
     (CALL_SECONDS, "Duration of calls in seconds"),
+    (DAMAGED, "Stored data that did not open or was not what was stored: an alarm"),
     (CALLS_SHED, "Calls refused because too many were in flight"),
     (STALLED, "Calls ended because the client stopped sending or reading"),
     (JOB_DONE, "Units of work done by the vault's own jobs"),

@@ -87,8 +87,9 @@ pub fn not_supported(field: &str) -> Status {
     status(Code::Unimplemented, Reason::NotSupported, "not supported by this version", &[("field", field)])
 }
 
-/// `DATA_LOSS`: one opaque message, whatever did not open.
+/// `DATA_LOSS`: one opaque message, whatever did not open. Each is counted: somebody should look.
 pub fn data_loss() -> Status {
+    metrics::counter!(crate::telemetry::DAMAGED).increment(1);
     status(Code::DataLoss, Reason::DataLoss, "stored data could not be opened", &[])
 }
 

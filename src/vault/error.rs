@@ -193,7 +193,8 @@ impl VaultError {
         match self {
             VaultError::Denied { .. } => Outcome::Denied,
             VaultError::NotFound | VaultError::SubjectErased | VaultError::TenantErased => Outcome::NotFound,
-            VaultError::DataLoss => Outcome::Failed,
+            VaultError::DataLoss => Outcome::DataLoss,
+            VaultError::Keyring(KeyringError::OtherKey { .. } | KeyringError::Damaged { .. }) => Outcome::DataLoss,
             _ => Outcome::Failed,
         }
     }

@@ -5,12 +5,16 @@ use std::sync::Arc;
 use crate::access::Verb;
 use crate::audit::{Action, Fields, Outcome};
 use crate::ids::*;
+use crate::keyring::{ClassRef, KeyRef};
 use crate::policy::compiled::Decision;
-use crate::policy::value::normalize_text;
-use crate::storage::{Lookup, SubjectSnapshot};
+use crate::policy::compiled::FieldRule;
+use crate::policy::value::{normalize, normalize_text};
+use crate::storage::{ClassState, Lookup, SubjectSnapshot};
 use crate::vault::Vault;
 use crate::vault::call::{Call, Context};
 use crate::vault::error::{VaultError, Violation};
+use crate::vault::read::{entry_place, open_value};
+use crate::vault::record::{Owner, RecordView};
 use zeroize::Zeroizing;
 
 /// How a caller names a subject.
@@ -29,6 +33,12 @@ pub struct Found {
     pub more: bool,
 }
 
+/// A search term in the form in which values are compared.
+type Normalized = Zeroizing<Vec<u8>>;
+
+/// How often an index row and the value it leads to are read before they are believed to disagree.
+const LOOKS: usize = 3;
+
 impl Vault {
     /// The subject that a key names.
     ///
@@ -44,15 +54,23 @@ impl Vault {
             Key::Subject(id) => {
                 let digest = call.tenant.digest(id);
                 if let Some(snapshot) = self.store.cached_subject(call.tenant.no, digest) {
-                    return Ok(snapshot);
+                    return named(call, id, snapshot);
                 }
-                found(self.store.subject(call.tenant.no, digest).await?)
+                found(call, id, self.store.subject(call.tenant.no, digest).await?)
             }
             Key::Unique { field, text } => {
-                let tags = self.tags(call, context, *field, text, true)?;
-                let page = self.store.find_terms(call.tenant.no, *field, tags, SubjectUid(0), 1).await?;
-                let uid = page.rows.first().ok_or(VaultError::NotFound)?;
-                self.store.subject_by_uid(*uid).await?.ok_or(VaultError::NotFound)
+                let (tags, wanted) = self.tags(call, context, *field, text, true)?;
+                let rule = call.tenant.policy()?.field(*field).ok_or(VaultError::NotFound)?;
+                // The value may change between the two looks, hence again; what stays different was tampered with.
+                for _ in 0..LOOKS {
+                    let page = self.store.find_terms(call.tenant.no, *field, tags.clone(), SubjectUid(0), 1).await?;
+                    let uid = page.rows.first().ok_or(VaultError::NotFound)?;
+                    let snapshot = self.store.subject_by_uid(*uid).await?.ok_or(VaultError::NotFound)?;
+                    if self.has_value(call, &snapshot, rule, &wanted).await? {
+                        return Ok(snapshot);
+                    }
+                }
+                Err(VaultError::DataLoss)
             }
         }
     }
@@ -75,7 +93,7 @@ impl Vault {
                         missing.push(i);
                         digests.push(digest);
                     }
-                    cached.map(Ok)
+                    cached.map(|snapshot| named(call, id, snapshot))
                 }
                 Key::Unique { .. } => Some(self.resolve(call, context, key).await),
             });
@@ -83,7 +101,8 @@ impl Vault {
         if !digests.is_empty() {
             let lookups = self.store.subjects(call.tenant.no, digests).await?;
             for (i, lookup) in missing.into_iter().zip(lookups) {
-                out[i] = Some(found(lookup));
+                let Key::Subject(id) = &keys[i] else { continue };
+                out[i] = Some(found(call, id, lookup));
             }
         }
         Ok(out.into_iter().map(|o| o.unwrap_or(Err(VaultError::NotFound))).collect())
@@ -97,7 +116,7 @@ impl Vault {
         field: FieldNo,
         text: &str,
         unique: bool,
-    ) -> Result<Vec<(SecretVersion, TermTag)>, VaultError> {
+    ) -> Result<(Vec<(SecretVersion, TermTag)>, Normalized), VaultError> {
         let policy = call.tenant.policy()?;
         let at = |rule: &str| Violation { path: "field_id".into(), field: Some(field), rule: rule.into() };
         let Some(rule) = policy.field(field) else {
@@ -119,7 +138,49 @@ impl Vault {
         }
         let normalized = normalize_text(rule, text)
             .ok_or_else(|| VaultError::Invalid(vec![at("the value cannot be searched for")]))?;
-        Ok(call.tenant.terms(field, &normalized))
+        Ok((call.tenant.terms(field, &normalized), normalized))
+    }
+
+    /// Whether the value that the index led to is the one that was looked for. A value that is not readable any more
+    /// (its class is kept by a hold alone, say) agrees with whatever led to it: nothing of it is shown by a search.
+    async fn has_value(
+        &self,
+        call: &Call,
+        snapshot: &SubjectSnapshot,
+        rule: &FieldRule,
+        wanted: &Normalized,
+    ) -> Result<bool, VaultError> {
+        let subject = &snapshot.subject;
+        if subject.tenant != call.tenant.no {
+            return Err(VaultError::DataLoss);
+        }
+        let Some(row) = snapshot.class(rule.class) else { return Ok(false) };
+        let (ClassState::Live, Some(slot)) = (row.state, row.slot) else { return Ok(true) };
+        let key = KeyRef { slot, dek: row.dek };
+        let class = ClassRef { tenant: row.tenant, uid: row.uid, class: row.class, key };
+        let owner = Owner { vault: self.keyring.vault(), tenant: row.tenant, uid: row.uid, class: row.class };
+        let record = RecordView::parse(&row.record).map_err(|_| VaultError::DataLoss)?;
+        let mut at = None;
+        let walked = self
+            .with_keys(class, None, |keys| {
+                record.walk(keys, &owner, call.now.day(), |entry| {
+                    if entry.field == rule.no {
+                        at = Some((entry_place(&owner, key.dek, &entry), entry.sealed));
+                    }
+                })
+            })
+            .await?;
+        walked.map_err(|_| VaultError::DataLoss)?;
+        let Some((place, sealed)) = at else { return Ok(false) };
+        let bucket = match place.bucket {
+            Bucket::NONE => None,
+            bucket => match self.bucket_key(call, place.class, bucket) {
+                Some(key) => Some(key),
+                None => return Ok(true),
+            },
+        };
+        let value = self.with_keys(class, bucket, |keys| open_value(keys, &place, sealed)).await??;
+        Ok(normalize(rule, &value).is_some_and(|found| found == *wanted))
     }
 
     /// Subjects whose field has this value, by uid, after `after`.
@@ -134,11 +195,26 @@ impl Vault {
     ) -> Result<Found, VaultError> {
         let policy = call.tenant.policy()?;
         let purpose = context.purpose()?;
-        let tags = self.tags(call, context, field, text, false)?;
-        let page = self.store.find_terms(call.tenant.no, field, tags, after, limit).await?;
+        let (tags, wanted) = self.tags(call, context, field, text, false)?;
+        let rule = policy.field(field).ok_or(VaultError::NotFound)?;
+        let page = self.store.find_terms(call.tenant.no, field, tags.clone(), after, limit).await?;
         let mut subjects = Vec::with_capacity(page.rows.len());
         for uid in page.rows {
             let Some(snapshot) = self.store.subject_by_uid(uid).await? else { continue };
+            if !self.has_value(call, &snapshot, rule, &wanted).await? {
+                // Changed since the index was read, or led here by a row that somebody changed.
+                let before = SubjectUid(uid.0 - 1);
+                let now = self.store.find_terms(call.tenant.no, field, tags.clone(), before, 1).await?;
+                if now.rows.first() == Some(&uid) {
+                    let snapshot = self.store.subject_by_uid(uid).await?;
+                    if let Some(snapshot) = &snapshot
+                        && !self.has_value(call, snapshot, rule, &wanted).await?
+                    {
+                        return Err(VaultError::DataLoss);
+                    }
+                }
+                continue;
+            }
             let ask = context.ask(call, Verb::Find, purpose, snapshot.subject.group, None, false);
             if matches!(policy.decide(&ask, field, None), Decision::Allow { .. }) {
                 subjects.push(snapshot);
@@ -164,9 +240,19 @@ impl Vault {
     }
 }
 
-fn found(lookup: Lookup) -> Result<Arc<SubjectSnapshot>, VaultError> {
+/// The subject itself, if its row belongs to the id it was found by.
+pub(crate) fn named(
+    call: &Call,
+    id: &SubjectId,
+    snapshot: Arc<SubjectSnapshot>,
+) -> Result<Arc<SubjectSnapshot>, VaultError> {
+    let row = &snapshot.subject;
+    if call.tenant.is_id(row.uid, &row.sealed_id, id) { Ok(snapshot) } else { Err(VaultError::DataLoss) }
+}
+
+pub(crate) fn found(call: &Call, id: &SubjectId, lookup: Lookup) -> Result<Arc<SubjectSnapshot>, VaultError> {
     match lookup {
-        Lookup::Found(snapshot) => Ok(snapshot),
+        Lookup::Found(snapshot) => named(call, id, snapshot),
         Lookup::Erased(_) => Err(VaultError::SubjectErased),
         Lookup::Missing => Err(VaultError::NotFound),
     }

@@ -76,8 +76,13 @@ impl ItemNo {
     /// A number for an item of that origin: sorts by time, unique by 20 random bits.
     pub fn at(origin: Timestamp) -> Self {
         let random = u32::from_be_bytes(random::bytes()) & 0xf_ffff;
-        ItemNo((origin.0.clamp(0, (1 << 43) - 1) << 20) | i64::from(random))
+        ItemNo((origin_part(origin) << 20) | i64::from(random))
     }
+}
+
+/// What an item's number keeps of its origin: milliseconds, 43 bits.
+fn origin_part(origin: Timestamp) -> i64 {
+    origin.0.clamp(0, (1 << 43) - 1)
 }
 
 /// What a hold keeps beyond its time is read for the hold's purpose alone, which was decided before.
@@ -86,9 +91,11 @@ fn kept_by_hold(snapshot: &SubjectSnapshot, rule: &FieldRule) -> bool {
 }
 
 /// MAC of one item, as it goes into its group's sum.
-fn item_mac(keys: &ClassKeys, key: &ItemGroupKey, item: ItemNo, revision: Revision, sealed: &[u8]) -> [u8; 16] {
-    let tag = &sealed[sealed.len().saturating_sub(TAG)..];
-    keys.manifest(&[b"item", &group_bytes(key), &item.0.to_be_bytes(), &revision.0.to_be_bytes(), tag])
+fn item_mac(keys: &ClassKeys, key: &ItemGroupKey, row: &ItemRow) -> [u8; 16] {
+    let tag = &row.envelope[row.envelope.len().saturating_sub(TAG)..];
+    let numbers = [row.item.0, row.revision.0 as i64, row.origin.0, row.expire.map_or(i64::MAX, |t| t.0)];
+    let numbers = numbers.map(i64::to_be_bytes).concat();
+    keys.manifest(&[b"item", &group_bytes(key), &numbers, tag])
 }
 
 fn group_bytes(key: &ItemGroupKey) -> [u8; 19] {
@@ -138,7 +145,7 @@ impl GroupEdit {
 
     /// Puts an item in or takes it out (XOR is its own inverse).
     pub(crate) fn toggle(&mut self, keys: &ClassKeys, item: &ItemRow, added: bool) {
-        let mac = item_mac(keys, &self.row.key, item.item, item.revision, &item.envelope);
+        let mac = item_mac(keys, &self.row.key, item);
         self.row.sum.iter_mut().zip(mac).for_each(|(s, m)| *s ^= m);
         self.row.count = if added { self.row.count + 1 } else { self.row.count.saturating_sub(1) };
     }
@@ -523,6 +530,10 @@ impl Vault {
         row: &ItemRow,
         view: View,
     ) -> Result<ShownItem, VaultError> {
+        // The number is part of what was sealed, and begins with the origin.
+        if row.item.0 >> 20 != origin_part(row.origin) {
+            return Err(VaultError::DataLoss);
+        }
         let place = item_place(self.keyring.vault(), class.key.dek, row);
         let mut value = self.with_keys(class, bucket, |keys| open_value(keys, &place, &row.envelope)).await??;
         if view == View::Masked {
@@ -553,7 +564,7 @@ impl Vault {
             self.with_keys(class, None, |keys| {
                 let mut part = [0u8; 16];
                 for row in &page.rows {
-                    let mac = item_mac(keys, &group.key, row.item, row.revision, &row.envelope);
+                    let mac = item_mac(keys, &group.key, row);
                     part.iter_mut().zip(mac).for_each(|(s, m)| *s ^= m);
                 }
                 part

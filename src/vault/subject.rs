@@ -10,17 +10,14 @@ use crate::storage::*;
 use crate::vault::Vault;
 use crate::vault::call::Call;
 use crate::vault::error::VaultError;
+use crate::vault::find::found;
 use crate::vault::request::Request;
 use crate::vault::write::etag;
 
 impl Vault {
     /// The subject of an id.
     pub(crate) async fn resolve_id(&self, call: &Call, id: &SubjectId) -> Result<Arc<SubjectSnapshot>, VaultError> {
-        match self.store.subject(call.tenant.no, call.tenant.digest(id)).await? {
-            Lookup::Found(snapshot) => Ok(snapshot),
-            Lookup::Erased(_) => Err(VaultError::SubjectErased),
-            Lookup::Missing => Err(VaultError::NotFound),
-        }
+        found(call, id, self.store.subject(call.tenant.no, call.tenant.digest(id)).await?)
     }
 
     /// The id of a subject of the call's tenant; `None` once it is gone.

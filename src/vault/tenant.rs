@@ -205,6 +205,12 @@ impl Tenant {
         SubjectId::parse("subject", text).map_err(|_| VaultError::DataLoss)
     }
 
+    /// Whether a sealed id is this one. A row that was found by its digest may have been given another's.
+    pub fn is_id(&self, uid: SubjectUid, sealed: &[u8], subject: &SubjectId) -> bool {
+        let opened = self.finders.subject_id.open(&self.id_aad(uid), sealed);
+        opened.is_ok_and(|plain| plain.as_slice() == subject.as_str().as_bytes())
+    }
+
     fn object_aad(&self, kind: u8, key: &[u8]) -> Aad {
         Aad::new(Kind::Object, self.vault, self.no).part(&[kind]).part(key)
     }

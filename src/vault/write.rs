@@ -18,6 +18,7 @@ use crate::storage::*;
 use crate::vault::Vault;
 use crate::vault::call::{Call, Context};
 use crate::vault::error::{VaultError, Violation};
+use crate::vault::find::named;
 use crate::vault::group::GroupRetention;
 use crate::vault::hold::require_no_hold;
 use crate::vault::operation::OperationKind;
@@ -302,7 +303,7 @@ impl Vault {
         };
         let snapshot = match (found, put.mode) {
             (Lookup::Found(_), WriteMode::Create | WriteMode::Recreate) => return Err(VaultError::AlreadyExists),
-            (Lookup::Found(snapshot), _) => Some(snapshot),
+            (Lookup::Found(snapshot), _) => Some(named(call, &put.subject, snapshot)?),
             (Lookup::Erased(_), WriteMode::Recreate) => {
                 change.change(Mutation::DeleteTombstone { tenant: tenant.no, digest });
                 None

@@ -41,8 +41,14 @@ pub fn config(dir: &Path) -> Config {
 impl TestVault {
     /// A new vault.
     pub async fn new() -> Self {
+        Self::with(|_| ()).await
+    }
+
+    /// A new vault with something else in its configuration.
+    pub async fn with(change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let config = config(dir.path());
+        let mut config = config(dir.path());
+        change(&mut config);
         let clock = Arc::new(ManualClock::new(START));
         pii_vault::server::init(&config, clock.clone()).await.expect("init");
         let node = Node::open(&config, clock.clone()).await.expect("open");
@@ -92,21 +98,26 @@ impl TestVault {
     }
 
     pub fn call_with(&self, tenant: TenantNo, grants: Vec<Grant>) -> Call {
-        let principal = Principal {
-            actor: ActorId(7),
-            tenant,
-            kind: Kind::Tenant,
-            grants: grants.into(),
-            certificate: None,
-            expires: None,
-            subjects_per_hour: None,
-        };
-        self.node.vault.call(Arc::new(principal), self.node.vault.tenant(tenant).unwrap())
+        call_of(&self.node, tenant, grants)
     }
 
     pub fn now(&self) -> Timestamp {
         self.clock.now()
     }
+}
+
+/// A call by somebody with these grants.
+pub fn call_of(node: &Node, tenant: TenantNo, grants: Vec<Grant>) -> Call {
+    let principal = Principal {
+        actor: ActorId(7),
+        tenant,
+        kind: Kind::Tenant,
+        grants: grants.into(),
+        certificate: None,
+        expires: None,
+        subjects_per_hour: None,
+    };
+    node.vault.call(Arc::new(principal), node.vault.tenant(tenant).unwrap())
 }
 
 pub fn everything() -> Grant {

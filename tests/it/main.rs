@@ -13,4 +13,5 @@ mod matrix;
 mod net;
 mod reseal;
 mod schedule;
+mod swapped;
 mod values;

@@ -28,7 +28,11 @@ pub struct Running {
 
 impl Running {
     pub async fn new() -> Self {
-        let test = TestVault::new().await;
+        Self::over(TestVault::new().await).await
+    }
+
+    /// The same over a vault that is there.
+    pub async fn over(test: TestVault) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
