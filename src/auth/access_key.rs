@@ -1,218 +1,49 @@
-//! The text of an access key: `pv_<live|test>_<id>_<secret>_<checksum>`.
-//!
-//! Everything is base62 (`0-9A-Za-z`, most significant digit first): the separator `_` cannot occur inside a part, and a
-//! double click selects the whole key. The id has 1 to 11 digits without leading zeros; the secret is 32 random bytes in
-//! 43 digits; the checksum is the first 8 bytes of HMAC-SHA-256(checksum key, all before it) in 11 digits. The checksum key
-//! is a secret of the vault, so a forged or mistyped key costs one HMAC: no database, no Argon2id. There is one spelling.
+//! Access keys: who may call the vault. The text is that of `key_text` with the prefix `pv`.
 
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
-use crate::crypto::blind_index::{equal, mac};
-use crate::crypto::kdf::Label;
-use crate::crypto::keys::TenantSecret;
-use crate::crypto::random;
-use crate::secret::Secret;
+use crate::auth::key_text::{Environment, KeyId, KeyPepper, KeyRefused, Parts};
 
-const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-const SECRET_DIGITS: usize = 43;
-const NUMBER_DIGITS: usize = 11;
-
-/// Public name of an access key: the id in its text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct KeyId(pub u64);
-
-impl KeyId {
-    /// A fresh random id.
-    pub fn random() -> Self {
-        KeyId(u64::from_be_bytes(random::bytes()).max(1))
-    }
-
-    /// Reads the one spelling of an id.
-    pub fn parse(text: &str) -> Option<Self> {
-        let canonical = !text.is_empty() && text.len() <= NUMBER_DIGITS && !text.starts_with('0');
-        let mut bytes = [0u8; 8];
-        (canonical && decode(text.as_bytes(), &mut bytes)).then(|| KeyId(u64::from_be_bytes(bytes)))
-    }
-}
-
-impl std::fmt::Display for KeyId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut digits = [0u8; NUMBER_DIGITS];
-        encode(&self.0.to_be_bytes(), &mut digits);
-        let text = std::str::from_utf8(&digits).expect("digits are ASCII");
-        f.write_str(text.trim_start_matches('0'))
-    }
-}
-
-/// What the key opens, so that a person and a secret scanner see it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Environment {
-    Live,
-    Test,
-}
-
-impl Environment {
-    /// `live` or `test`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Environment::Live => "live",
-            Environment::Test => "test",
-        }
-    }
-}
-
-/// Two keys from the vault's API pepper: one for checksums, one that a copied database lacks when it holds the hashes.
-pub struct KeyPepper {
-    checksum: Zeroizing<[u8; 32]>,
-    pepper: Zeroizing<[u8; 32]>,
-}
-
-impl KeyPepper {
-    /// From a version of the vault's API pepper (a reserved slot of tenant 0).
-    pub fn derive(secret: &TenantSecret) -> Self {
-        KeyPepper {
-            checksum: secret.derived(Label::ApiKeyChecksum, &[]),
-            pepper: secret.derived(Label::ApiKeyPepper, &[]),
-        }
-    }
-
-    fn checksum_of(&self, before: &str) -> [u8; NUMBER_DIGITS] {
-        let full = mac(&self.checksum, &[before.as_bytes()]);
-        let mut digits = [0u8; NUMBER_DIGITS];
-        encode(&full[..8], &mut digits);
-        digits
-    }
-}
-
-/// Why a text is not a key of this vault. Callers hear only that the credential was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum KeyRefused {
-    #[error("not the form of an access key")]
-    Form,
-    #[error("the checksum does not fit: mistyped, forged or of another vault")]
-    Checksum,
-}
+/// Begins every access key, so that a person and a secret scanner see it; no API key of a tenant may begin so.
+pub(super) const PREFIX: &str = "pv";
 
 /// An access key in memory; the secret is wiped on drop.
 #[derive(Debug)]
-pub struct AccessKey {
-    pub environment: Environment,
-    pub id: KeyId,
-    secret: Secret<[u8; 32]>,
-}
+pub struct AccessKey(Parts);
 
 impl AccessKey {
     /// A key with a fresh random secret.
     pub fn generate(environment: Environment, id: KeyId) -> Self {
-        let mut secret = Secret::new([0u8; 32]);
-        random::fill(secret.expose_mut());
-        AccessKey { environment, id, secret }
+        AccessKey(Parts::generate(environment, id))
+    }
+
+    /// The id in the text.
+    pub fn id(&self) -> KeyId {
+        self.0.id
     }
 
     /// The text, to be shown once.
     pub fn to_text(&self, pepper: &KeyPepper) -> Zeroizing<String> {
-        let mut digits = Zeroizing::new([0u8; SECRET_DIGITS]);
-        encode(self.secret.expose(), &mut digits[..]);
-        let secret = std::str::from_utf8(&digits[..]).expect("digits are ASCII");
-        let mut text = Zeroizing::new(String::with_capacity(96));
-        text.push_str("pv_");
-        text.push_str(self.environment.name());
-        text.push('_');
-        text.push_str(&self.id.to_string());
-        text.push('_');
-        text.push_str(secret);
-        let sum = pepper.checksum_of(&text);
-        text.push('_');
-        text.push_str(std::str::from_utf8(&sum).expect("digits are ASCII"));
-        text
+        self.0.write(PREFIX, pepper)
     }
 
     /// Reads a key and checks its checksum in constant time against each pepper (the present one and, while it is being
     /// rotated, the one before). Answers which one fitted.
     pub fn parse(text: &str, peppers: &[KeyPepper]) -> Result<(Self, usize), KeyRefused> {
-        let form = KeyRefused::Form;
-        if text.len() > 96 || !text.is_ascii() {
-            return Err(form);
-        }
-        let (before, sum) = text.rsplit_once('_').ok_or(form)?;
-        let mut parts = before.split('_');
-        let mut next = || parts.next().ok_or(form);
-        if next()? != "pv" {
-            return Err(form);
-        }
-        let environment = match next()? {
-            "live" => Environment::Live,
-            "test" => Environment::Test,
-            _ => return Err(form),
-        };
-        let id = KeyId::parse(next()?).ok_or(form)?;
-        let digits = next()?;
-        if parts.next().is_some() || digits.len() != SECRET_DIGITS || sum.len() != NUMBER_DIGITS {
-            return Err(form);
-        }
-        // The checksum first: what is not ours is not decoded.
-        let fits = |p: &KeyPepper| equal(&p.checksum_of(before), sum.as_bytes());
-        let which = peppers.iter().position(fits).ok_or(KeyRefused::Checksum)?;
-        let mut secret = Secret::new([0u8; 32]);
-        if !decode(digits.as_bytes(), secret.expose_mut()) {
-            return Err(form);
-        }
-        Ok((AccessKey { environment, id, secret }, which))
+        let (_, parts, which) = Parts::read(text, |prefix| prefix == PREFIX, peppers)?;
+        Ok((AccessKey(parts), which))
     }
 
     /// What Argon2id hashes: HMAC-SHA-256(pepper, id, secret).
     pub fn password(&self, pepper: &KeyPepper) -> Zeroizing<[u8; 32]> {
-        Zeroizing::new(mac(&pepper.pepper, &[&self.id.0.to_be_bytes(), self.secret.expose()]))
+        self.0.password(pepper)
     }
-
-    /// How a cache that lives as long as this process finds the key: HMAC-SHA-256(process key, id, secret).
-    pub fn cache_tag(&self, process_key: &Secret<[u8; 32]>) -> [u8; 32] {
-        mac(process_key.expose(), &[&self.id.0.to_be_bytes(), self.secret.expose()])
-    }
-}
-
-/// Writes a big-endian number in base62, most significant digit first, with leading zeros. The digits must suffice.
-fn encode(number: &[u8], digits: &mut [u8]) {
-    let mut rest = Zeroizing::new([0u8; 32]);
-    let rest = &mut rest[..number.len()];
-    rest.copy_from_slice(number);
-    for digit in digits.iter_mut().rev() {
-        let mut carry = 0u32;
-        for byte in rest.iter_mut() {
-            let value = carry << 8 | u32::from(*byte);
-            *byte = (value / 62) as u8;
-            carry = value % 62;
-        }
-        *digit = DIGITS[carry as usize];
-    }
-    debug_assert!(rest.iter().all(|b| *b == 0), "more digits are needed");
-}
-
-/// Reads base62 digits into a big-endian number; `false` for another character or a number that is too large.
-fn decode(digits: &[u8], number: &mut [u8]) -> bool {
-    number.zeroize();
-    for &digit in digits {
-        let mut carry = match digit {
-            b'0'..=b'9' => digit - b'0',
-            b'A'..=b'Z' => digit - b'A' + 10,
-            b'a'..=b'z' => digit - b'a' + 36,
-            _ => return false,
-        } as u32;
-        for byte in number.iter_mut().rev() {
-            let value = u32::from(*byte) * 62 + carry;
-            *byte = value as u8;
-            carry = value >> 8;
-        }
-        if carry != 0 {
-            return false;
-        }
-    }
-    true
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crypto::keys::TenantSecret;
     use proptest::prelude::*;
 
     fn pepper(n: u8) -> KeyPepper {
@@ -226,7 +57,7 @@ mod tests {
         assert!(text.starts_with("pv_live_1F_"), "77 = 1 * 62 + 15");
         assert_eq!(text.split('_').map(str::len).collect::<Vec<_>>(), [2, 4, 2, 43, 11]);
         let (read, which) = AccessKey::parse(&text, &[pepper(2), pepper(1)]).unwrap();
-        assert_eq!((read.id, which), (KeyId(77), 1));
+        assert_eq!((read.id(), which), (KeyId(77), 1));
         assert_eq!(read.password(&pepper(1)), key.password(&pepper(1)));
         assert_ne!(*read.password(&pepper(1)), *key.password(&pepper(2)));
         assert_eq!(AccessKey::parse(&text, &[pepper(2)]).unwrap_err(), KeyRefused::Checksum);
@@ -250,33 +81,10 @@ mod tests {
         assert!(AccessKey::parse(&format!("{}0", *text), &[pepper(1)]).is_err());
     }
 
-    #[test]
-    fn the_largest_numbers_fit_and_nothing_larger_does() {
-        let mut digits = [0u8; SECRET_DIGITS];
-        encode(&[0xff; 32], &mut digits);
-        let mut back = [0u8; 32];
-        assert!(decode(&digits, &mut back) && back == [0xff; 32]);
-        assert!(!decode(&[b'z'; SECRET_DIGITS], &mut back), "62^43 - 1 is above 2^256");
-        assert_eq!(KeyId::parse(&KeyId(u64::MAX).to_string()), Some(KeyId(u64::MAX)));
-        assert_eq!(KeyId::parse("zzzzzzzzzzz"), None);
-        for bad in ["", "0", "01", "a-b", "000000000000"] {
-            assert_eq!(KeyId::parse(bad), None, "{bad}");
-        }
-    }
-
     proptest! {
         #[test]
         fn t40_any_text_is_a_key_or_refused(text in "(pv_(live|test)_)?[0-9A-Za-z_]{0,70}|\\PC{0,20}") {
             prop_assert!(AccessKey::parse(&text, &[pepper(1)]).is_err());
-        }
-
-        #[test]
-        fn base62_reads_back(number in any::<[u8; 32]>()) {
-            let mut digits = [0u8; SECRET_DIGITS];
-            encode(&number, &mut digits);
-            let mut back = [0u8; 32];
-            prop_assert!(decode(&digits, &mut back));
-            prop_assert_eq!(back, number);
         }
     }
 }

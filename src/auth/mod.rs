@@ -2,7 +2,11 @@
 //! which nothing else can make. What the vault does takes a permit, so no path forgets to ask. Pure: no I/O, no clock.
 
 mod access_key;
+mod api_key;
 mod approval;
+mod code;
+mod key_text;
+mod totp;
 
 use std::sync::Arc;
 
@@ -10,8 +14,12 @@ use crate::access::{FieldSet, Grant, PurposeSet, Verb, View};
 use crate::clock::Timestamp;
 use crate::ids::{ActorId, FieldNo, GroupNo, PurposeNo, TenantNo};
 
-pub use access_key::{AccessKey, Environment, KeyId, KeyPepper, KeyRefused};
+pub use access_key::AccessKey;
+pub use api_key::{ApiKey, KeyPrefix};
 pub use approval::{Approval, ApprovalError, ApprovalState, ApprovalUse};
+pub use code::{Alphabet, CodePepper, grouped};
+pub use key_text::{Environment, KeyId, KeyPepper, KeyRefused, MAX_TEXT};
+pub use totp::{STEP_S, TotpSecret};
 
 /// Whose key it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -31,6 +31,9 @@ pub enum Label {
     RecipientRef,
     PasswordPepper,
     GuessSource,
+    UserKeyChecksum,
+    UserKeyPepper,
+    CodeDigest,
 }
 
 impl Label {
@@ -61,6 +64,9 @@ impl Label {
         Label::RecipientRef,
         Label::PasswordPepper,
         Label::GuessSource,
+        Label::UserKeyChecksum,
+        Label::UserKeyPepper,
+        Label::CodeDigest,
     ];
 
     pub(in crate::crypto) fn text(self) -> &'static [u8] {
@@ -89,6 +95,9 @@ impl Label {
             Label::RecipientRef => b"pii-vault/1 recipient ref",
             Label::PasswordPepper => b"pii-vault/1 password pepper",
             Label::GuessSource => b"pii-vault/1 guess source",
+            Label::UserKeyChecksum => b"pii-vault/1 api key checksum",
+            Label::UserKeyPepper => b"pii-vault/1 api key pepper",
+            Label::CodeDigest => b"pii-vault/1 code digest",
         }
     }
 }

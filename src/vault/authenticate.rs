@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::access::Grant;
-use crate::auth::{AccessKey, KeyId, KeyPepper, Kind, Principal, Rule};
+use crate::auth::{AccessKey, KeyId, KeyPepper, Kind, MAX_TEXT, Principal, Rule};
 use crate::clock::{Clock, Timestamp};
 use crate::ids::*;
 use crate::keyring::{Keyring, SecretKind};
@@ -33,8 +33,6 @@ use crate::vault::subject_limit::SubjectLimits;
 
 /// The version of the API pepper that keys are made with.
 pub(crate) const PEPPER: SecretVersion = SecretVersion(1);
-/// Longer than any key: refused before anything is computed over it.
-const MAX_TEXT: usize = 96;
 
 /// Why an access key opens nothing.
 #[derive(Debug)]
@@ -315,7 +313,7 @@ impl Vault {
             AuthRefusal::Refused
         })?;
         let check = async || {
-            let slot = access.by_id(key.id);
+            let slot = access.by_id(key.id());
             let kept = slot.as_ref().map(|slot| slot.kept.load_full());
             let hash = kept.as_ref().map(|kept| kept.body.hash.as_str());
             let password = Zeroizing::new(key.password(&access.peppers[which]).to_vec());
@@ -334,7 +332,7 @@ impl Vault {
                 }
             }
         };
-        match access.cache.verify(access.cache.tag(text), key.id, check).await {
+        match access.cache.verify(access.cache.tag(text), key.id(), check).await {
             Ok(Verdict::Accepted(slot)) => Ok(slot),
             Ok(Verdict::Refused) => Err(AuthRefusal::Refused),
             Err(AdmissionError::Busy { retry_ms }) => {

@@ -63,6 +63,7 @@ def labels():
         "PassphraseKek": "passphrase kek", "SigningSeal": "signing key", "AnchorMac": "anchor",
         "Commitment": "commitment", "PageToken": "page token", "RecipientRef": "recipient ref",
         "PasswordPepper": "password pepper", "GuessSource": "guess source",
+        "UserKeyChecksum": "api key checksum", "UserKeyPepper": "api key pepper", "CodeDigest": "code digest",
     }
     return {name: b"pii-vault/1 " + text.encode() for name, text in names.items()}
 
