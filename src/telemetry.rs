@@ -47,6 +47,11 @@ pub const KEYS_REFUSED: &str = "pii_vault_access_keys_refused_total";
 pub const KEYS_VERIFIED: &str = "pii_vault_access_keys_verified_total";
 /// Counter: first uses of a key that found no room in time.
 pub const KEYS_SHED: &str = "pii_vault_access_keys_shed_total";
+
+// ---- metrics: credentials of the tenants' users
+
+/// Counter by `verdict` (`ok`, `no`; `forged`: no key of that tenant by its checksum): API keys that were checked.
+pub const API_KEYS_CHECKED: &str = "pii_vault_api_keys_checked_total";
 // ---- metrics: jobs
 
 /// Counter by `job`: units of work done by the vault's own jobs.
@@ -86,6 +91,7 @@ const DESCRIBED: &[(&str, &str)] = &[
     (KEYS_REFUSED, "Access keys that opened nothing, by cause"),
     (KEYS_VERIFIED, "Runs of Argon2id over an access key"),
     (KEYS_SHED, "First uses of a key that found no room in time"),
+    (API_KEYS_CHECKED, "API keys of the tenants' users that were checked, by verdict"),
 ];
 
 /// Bounds of duration histograms, in seconds: 50 µs to 30 s.

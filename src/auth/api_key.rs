@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 use crate::auth::access_key;
 use crate::auth::key_text::{Environment, KeyId, KeyPepper, KeyRefused, Parts};
 
-/// What a tenant's API keys begin with: `[a-z][a-z0-9]{1,15}`, not `pv`.
+/// What a tenant's API keys begin with: `[a-z][a-z0-9_]{0,15}`, and neither `pv` nor `pv_...`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyPrefix(Box<str>);
 
@@ -19,15 +19,15 @@ impl KeyPrefix {
     /// # Errors
     /// The rule that the text does not keep.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
-        if !(2..=Self::MAX).contains(&text.len()) {
-            return Err("must have 2 to 16 characters");
+        if !(1..=Self::MAX).contains(&text.len()) {
+            return Err("must have 1 to 16 characters");
         }
         let first = text.as_bytes()[0].is_ascii_lowercase();
-        if !first || !text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
-            return Err("must start with a-z and contain only a-z and 0-9");
+        if !first || !text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_') {
+            return Err("must start with a-z and contain only a-z, 0-9 and '_'");
         }
-        if text == access_key::PREFIX {
-            return Err("is the prefix of the vault's own access keys");
+        if text.split('_').next() == Some(access_key::PREFIX) {
+            return Err("must not begin like the vault's own access keys");
         }
         Ok(KeyPrefix(text.into()))
     }
@@ -127,12 +127,15 @@ mod tests {
 
     #[test]
     fn a_prefix_has_one_form() {
-        for bad in ["", "a", "pv", "Acme", "1acme", "ac_me", "ac-me", "äcme", &"a".repeat(17)] {
+        for bad in ["", "pv", "pv_x", "Acme", "1acme", "_a", "ac-me", "äcme", &"a".repeat(17)] {
             assert!(KeyPrefix::parse(bad).is_err(), "{bad}");
         }
-        let longest = KeyPrefix::parse(&"a".repeat(16)).unwrap();
-        let text = ApiKey::generate(longest, Environment::Test, KeyId(u64::MAX)).to_text(&pepper(1));
-        assert!(ApiKey::parse(&text, &[pepper(1)]).is_ok(), "{} characters", text.len());
+        for good in ["a", "pvx", "sk_acme", "acme_live", &"a".repeat(16)] {
+            let prefix = KeyPrefix::parse(good).unwrap();
+            let text = ApiKey::generate(prefix, Environment::Test, KeyId(u64::MAX)).to_text(&pepper(1));
+            let (read, _) = ApiKey::parse(&text, &[pepper(1)]).unwrap();
+            assert_eq!(read.prefix().as_str(), good, "{} characters", text.len());
+        }
     }
 
     #[test]

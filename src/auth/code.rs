@@ -19,12 +19,12 @@ pub enum Alphabet {
     Digits = 1,
     /// Upper-case letters and digits that are not taken for one another when read or heard (no `0 O 1 I L U`): 30
     /// characters, 4.9 bits each. Typed in any case.
-    Clear = 2,
+    Letters = 2,
 }
 
 impl Alphabet {
     /// Every alphabet.
-    pub const ALL: &'static [Alphabet] = &[Alphabet::Digits, Alphabet::Clear];
+    pub const ALL: &'static [Alphabet] = &[Alphabet::Digits, Alphabet::Letters];
 
     /// The alphabet of that number.
     pub fn from_no(no: u8) -> Option<Self> {
@@ -35,23 +35,14 @@ impl Alphabet {
     pub const fn name(self) -> &'static str {
         match self {
             Alphabet::Digits => "digits",
-            Alphabet::Clear => "clear",
+            Alphabet::Letters => "letters",
         }
     }
 
     const fn characters(self) -> &'static [u8] {
         match self {
             Alphabet::Digits => b"0123456789",
-            Alphabet::Clear => b"23456789ABCDEFGHJKMNPQRSTVWXYZ",
-        }
-    }
-
-    /// Fewest characters of a code: what with so few tries cannot be guessed. Six digits and five tries let one in
-    /// 200,000 guess it.
-    pub const fn shortest(self) -> usize {
-        match self {
-            Alphabet::Digits => 6,
-            Alphabet::Clear => 5,
+            Alphabet::Letters => b"23456789ABCDEFGHJKMNPQRSTVWXYZ",
         }
     }
 
@@ -156,11 +147,11 @@ mod tests {
     #[test]
     fn a_code_is_read_as_people_type_it() {
         assert_eq!(Alphabet::Digits.read(" 123-456 ", 6).unwrap().as_str(), "123456");
-        assert_eq!(Alphabet::Clear.read("abcd-efgh", 8).unwrap().as_str(), "ABCDEFGH");
+        assert_eq!(Alphabet::Letters.read("abcd-efgh", 8).unwrap().as_str(), "ABCDEFGH");
         for bad in ["12345", "1234567", "12345x", "١٢٣٤٥٦", "12345\0", "", &" ".repeat(1 << 16)] {
             assert!(Alphabet::Digits.read(bad, 6).is_none(), "{bad:?}");
         }
-        assert!(Alphabet::Clear.read("ABCDE0", 6).is_none(), "0 is not in it");
+        assert!(Alphabet::Letters.read("ABCDE0", 6).is_none(), "0 is not in it");
         assert_eq!(grouped("ABCDEFGH", 4).as_str(), "ABCD-EFGH");
         assert_eq!(grouped("12345", 5).as_str(), "12345");
     }

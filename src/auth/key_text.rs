@@ -154,23 +154,23 @@ impl Parts {
         if text.len() > MAX_TEXT || !text.is_ascii() {
             return Err(form);
         }
-        let (before, sum) = text.rsplit_once('_').ok_or(form)?;
-        let mut parts = before.split('_');
+        // From the right, since a prefix may have the separator in it.
+        let mut parts = text.rsplitn(5, '_');
         let mut next = || parts.next().ok_or(form);
-        let prefix = next()?;
+        let (sum, digits, id, environment, prefix) = (next()?, next()?, next()?, next()?, next()?);
         if !known(prefix) {
             return Err(form);
         }
-        let environment = match next()? {
+        let environment = match environment {
             "live" => Environment::Live,
             "test" => Environment::Test,
             _ => return Err(form),
         };
-        let id = KeyId::parse(next()?).ok_or(form)?;
-        let digits = next()?;
-        if parts.next().is_some() || digits.len() != SECRET_DIGITS || sum.len() != NUMBER_DIGITS {
+        let id = KeyId::parse(id).ok_or(form)?;
+        if digits.len() != SECRET_DIGITS || sum.len() != NUMBER_DIGITS {
             return Err(form);
         }
+        let before = &text[..text.len() - sum.len() - 1];
         // The checksum first: what is not ours is not decoded.
         let fits = |p: &KeyPepper| equal(&p.checksum_of(before), sum.as_bytes());
         let which = peppers.iter().position(fits).ok_or(KeyRefused::Checksum)?;

@@ -144,7 +144,11 @@ pub async fn run_once(
         Job::Prune => {
             let segments = vault.prune_reads(options.audit_days).await?;
             let rows = vault.prune(limit).await?;
-            Ok(Progress { done: rows.done + segments as u64, ..rows })
+            let few = usize::try_from(limit).unwrap_or(usize::MAX);
+            let access = vault.write_key_uses(few).await? as u64;
+            let uses = vault.write_api_key_uses(few).await?;
+            let done = rows.done + segments as u64 + access + uses.done;
+            Ok(Progress { done, more: rows.more | uses.more })
         }
         Job::Retention | Job::Operations | Job::Sweep | Job::Rotation => {
             let mut all = Progress::default();

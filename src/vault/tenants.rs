@@ -78,7 +78,7 @@ impl Vault {
         let access = Access::new(&keyring, clock.clone(), options.argon2.clone(), options.access_cache)?;
         let vault = Vault {
             access,
-            credentials: crate::vault::credentials::Credentials::new(),
+            credentials: crate::vault::credentials::Credentials::new(options.access_cache, clock.clone()),
             store,
             keyring,
             read_log,

@@ -4,8 +4,10 @@
 
 mod access;
 mod api;
+mod api_keys;
 mod backup;
 mod bulk;
+mod codes;
 mod erase;
 mod expiry;
 mod harness;

@@ -3,6 +3,7 @@
 mod api_keys;
 mod codes;
 mod passwords;
+mod verdict;
 
 use tonic::{Request, Response, Status};
 

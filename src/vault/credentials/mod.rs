@@ -13,7 +13,11 @@
 //! ([`find_mark`]): a random id, under version 0, which no rotation of the index secret touches. Those rows go with the
 //! class and with the subject.
 
-#![expect(dead_code, reason = "the calls that use it answer UNIMPLEMENTED so far")]
+pub mod api_key;
+mod check;
+pub mod code;
+pub mod recovery_code;
+pub mod totp;
 
 use std::sync::Arc;
 
@@ -22,8 +26,8 @@ use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
 use crate::access::Verb;
-use crate::audit::{Action, Outcome};
-use crate::clock::Timestamp;
+use crate::audit::{Action, AuditRecord, Outcome};
+use crate::clock::{Clock, Timestamp};
 use crate::crypto::aead::MAX_SEALS;
 use crate::ids::*;
 use crate::keyring::KeyRef;
@@ -31,6 +35,7 @@ use crate::policy::compiled::CredentialRule;
 use crate::policy::value::Value;
 use crate::storage::*;
 use crate::vault::Vault;
+use crate::vault::access_cache::AccessCacheOptions;
 use crate::vault::call::{Call, Context};
 use crate::vault::error::VaultError;
 use crate::vault::find::Key;
@@ -88,18 +93,39 @@ pub enum Why {
 pub enum Edit {
     /// Nothing is written, audited or remembered.
     Keep,
+    /// Nothing changes, and the audit says that it was asked for.
+    Note,
     Put(Zeroizing<Vec<u8>>),
     Remove,
+}
+
+/// What is committed together: the change, and the audit entry of the call, to which a decision may add.
+pub(crate) struct Draft {
+    pub change: ChangeSet,
+    pub entry: AuditRecord,
+}
+
+/// A credential as it was stored.
+pub struct Opened {
+    pub value: Zeroizing<Vec<u8>>,
+    pub since: Timestamp,
+    /// When it ends by its class's retention.
+    pub until: Option<Timestamp>,
 }
 
 /// Memory shared by all calls about credentials.
 pub(crate) struct Credentials {
     turns: [tokio::sync::Mutex<()>; TURNS],
+    api_keys: api_key::ApiKeys,
 }
 
 impl Credentials {
-    pub fn new() -> Self {
-        Credentials { turns: std::array::from_fn(|_| tokio::sync::Mutex::new(())) }
+    /// `cache`: how much is remembered about API keys.
+    pub fn new(cache: AccessCacheOptions, clock: Arc<dyn Clock>) -> Self {
+        Credentials {
+            turns: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
+            api_keys: api_key::ApiKeys::new(cache, clock),
+        }
     }
 }
 
@@ -142,8 +168,8 @@ impl Vault {
         Ok((usable && permit.for_group(snapshot.subject.group).is_ok()).then_some(snapshot))
     }
 
-    /// What a subject has of a kind of credential, opened, and since when; `None` when it has none, its time is over, or
-    /// its class is restricted or erased.
+    /// What a subject has of a kind of credential; `None` when it has none, its time is over, or its class is restricted
+    /// or erased.
     ///
     /// # Errors
     /// `DataLoss` when what is stored is not what was written.
@@ -152,7 +178,7 @@ impl Vault {
         call: &Call,
         snapshot: &SubjectSnapshot,
         field: FieldNo,
-    ) -> Result<Option<(Zeroizing<Vec<u8>>, Timestamp)>, VaultError> {
+    ) -> Result<Option<Opened>, VaultError> {
         let rules = self.credential_rules(call)?;
         let Some(row) = snapshot.class(rules.class).filter(|row| row.state == ClassState::Live) else {
             return Ok(None);
@@ -190,15 +216,18 @@ impl Vault {
         };
         let place = entry_place(&owner, class.key.dek, &entry);
         match self.with_keys(class, bucket, |keys| open_value(keys, &place, entry.sealed)).await?? {
-            Value::Data(mut data) => Ok(Some((Zeroizing::new(std::mem::take(data.expose_mut())), entry.origin))),
+            Value::Data(mut data) => {
+                let value = Zeroizing::new(std::mem::take(data.expose_mut()));
+                Ok(Some(Opened { value, since: entry.origin, until: entry.expire }))
+            }
             _ => Err(VaultError::DataLoss),
         }
     }
 
     /// Lets `decide` say what becomes of a subject's credential, and commits that with its audit entry; decides again
-    /// when something changed in between. `decide` gets what is there, opened, and may add to the change (index rows).
-    /// Its answer is remembered under `request` and must hold no secret. Changes of one subject take turns, so of several
-    /// that use something up exactly one finds it unused.
+    /// when something changed in between. `decide` gets what is there, opened, and may add to the change (index rows) and
+    /// to the entry. Its answer is remembered under `request` and must hold no secret. Changes of one subject take turns, so
+    /// of several that use something up exactly one finds it unused.
     ///
     /// # Errors
     /// `NotFound` and `SubjectErased` as for any write; what `decide` answers.
@@ -212,33 +241,47 @@ impl Vault {
         field: FieldNo,
         action: Action,
         request: Option<&Request>,
-        mut decide: impl FnMut(&SubjectSnapshot, Option<&[u8]>, &mut ChangeSet) -> Result<(Edit, T), VaultError>,
+        decide: impl FnMut(&SubjectSnapshot, Option<&[u8]>, &mut Draft) -> Result<(Edit, T), VaultError>,
     ) -> Result<T, VaultError> {
         let permit = call.permit(verb)?;
         if let Some(answer) = self.repeated(call, request).await? {
             return Ok(answer);
         }
-        let mut snapshot = self.resolve(call, context, key).await?;
+        let snapshot = self.resolve(call, context, key).await?;
         permit.for_group(snapshot.subject.group)?;
-        let uid = snapshot.subject.uid;
+        self.edit_credential_of(call, snapshot.subject.uid, field, action, request, decide).await
+    }
+
+    /// The same for a subject that the caller was found to be permitted to touch.
+    pub(crate) async fn edit_credential_of<T: Serialize>(
+        &self,
+        call: &Call,
+        uid: SubjectUid,
+        field: FieldNo,
+        action: Action,
+        request: Option<&Request>,
+        mut decide: impl FnMut(&SubjectSnapshot, Option<&[u8]>, &mut Draft) -> Result<(Edit, T), VaultError>,
+    ) -> Result<T, VaultError> {
         let _turn = self.credentials.turns[uid.0 as usize % TURNS].lock().await;
         for _ in 0..ATTEMPTS {
-            snapshot = self.store.subject_by_uid(uid).await?.ok_or(VaultError::SubjectErased)?;
-            let mut change = ChangeSet::default();
+            let snapshot = self.store.subject_by_uid(uid).await?.ok_or(VaultError::SubjectErased)?;
+            let mut draft = Draft { change: ChangeSet::default(), entry: call.record(action, Outcome::Ok) };
+            draft.entry.subject = Some(uid);
+            draft.entry.class = Some(self.credential_rules(call)?.class);
             let there = self.open_credential(call, &snapshot, field).await?;
-            let there = there.as_ref().map(|(value, _)| value.as_slice());
-            let (edit, answer) = decide(&snapshot, there, &mut change)?;
-            let put = match edit {
+            let there = there.as_ref().map(|found| found.value.as_slice());
+            let (edit, answer) = decide(&snapshot, there, &mut draft)?;
+            let Draft { mut change, entry } = draft;
+            let slot = match edit {
                 Edit::Keep => return Ok(answer),
-                Edit::Put(value) => Some(value),
-                Edit::Remove => None,
+                Edit::Note => None,
+                Edit::Put(_) | Edit::Remove => {
+                    self.must_be_open(&snapshot.subject)?;
+                    change.require(Precondition::SubjectLive { uid });
+                    let put = if let Edit::Put(value) = edit { Some(value) } else { None };
+                    self.write_credential(call, &snapshot, field, put, &mut change).await?
+                }
             };
-            self.must_be_open(&snapshot.subject)?;
-            change.require(Precondition::SubjectLive { uid });
-            let slot = self.write_credential(call, &snapshot, field, put, &mut change).await?;
-            let mut entry = call.record(action, Outcome::Ok);
-            entry.subject = Some(uid);
-            entry.class = Some(self.credential_rules(call)?.class);
             change.note(call.tenant.no, entry.to_bytes());
             self.remember(call, request, &answer, &mut change);
             match self.store.commit(change).await {

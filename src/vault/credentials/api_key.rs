@@ -1,0 +1,768 @@
+//! API keys of the tenant's users: who may call the *tenant*.
+//!
+//! All keys of a subject are one credential: a list of [`Stored`], each with the Argon2id PHC string of its secret and nothing
+//! that opens it. An index row with the key's id finds the subject.
+//!
+//! ```text
+//! text -> HMAC under a key of this process -> known? --------------------------------> slot
+//!                                             else checksum (HMAC) -> index row -> Argon2id, shared by all who wait
+//! slot -> the subject's row of this moment -> there, live, same revision? ----------> verdict
+//!                                             else the credential is opened again
+//! ```
+//! What is remembered says only that a text is that key's. Whether the key works is looked at in every check, in the subject's
+//! row: so a revocation, an erasure or a hold counts for every check that starts after its answer, and nothing has to be told.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use arc_swap::ArcSwapOption;
+use futures_util::FutureExt;
+use ipnet::IpNet;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, Zeroizing};
+
+use super::{API_KEYS, Draft, Edit, Verdict, Why, find_mark};
+use crate::access::Verb;
+use crate::audit::{Action, Outcome};
+use crate::auth::{ApiKey, Environment, KeyId, KeyPepper, KeyPrefix, MAX_TEXT};
+use crate::clock::{Clock, Timestamp};
+use crate::ids::*;
+use crate::keyring::SecretKind;
+use crate::keyring::ledger::{LedgerEntry, LedgerKind};
+use crate::storage::*;
+use crate::telemetry;
+use crate::vault::access_cache::{self, AccessCache, AccessCacheOptions, Tag};
+use crate::vault::access_keys::{MAX_OVERLAP_MS, object_of};
+use crate::vault::admission::AdmissionError;
+use crate::vault::authenticate::PEPPER;
+use crate::vault::call::{Call, Context};
+use crate::vault::error::{VaultError, Violation};
+use crate::vault::expiry::Progress;
+use crate::vault::find::Key;
+use crate::vault::request::Request;
+use crate::vault::roles::decision;
+use crate::vault::tenant::TenantKind;
+use crate::vault::{Vault, to_json};
+
+/// Most keys of a subject, working or not; ended ones make room for new ones.
+pub const MAX_KEYS: usize = 50;
+/// Most scopes of a key.
+pub const MAX_SCOPES: usize = 64;
+/// Most networks of a key.
+pub const MAX_SOURCES: usize = 16;
+/// Most uses that wait to be written down; more are not written that day.
+const MAX_USES: usize = 100_000;
+
+const TOO_MANY: VaultError = VaultError::Quota("working API keys of a subject");
+
+/// State of an API key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ApiKeyState {
+    Active,
+    Revoked,
+    Expired,
+}
+
+/// An API key that is asked for.
+pub struct NewApiKey {
+    /// What the user calls it; may be empty.
+    pub label: Zeroizing<String>,
+    /// What it may do, by the tenant's own numbers.
+    pub scopes: Vec<u16>,
+    pub expires: Option<Timestamp>,
+    /// Networks it may be used from; empty: any.
+    pub sources: Vec<IpNet>,
+}
+
+/// An API key without its text.
+pub struct ApiKeyView {
+    pub id: KeyId,
+    pub label: Zeroizing<String>,
+    pub state: ApiKeyState,
+    pub scopes: Vec<u16>,
+    pub sources: Vec<IpNet>,
+    pub created: Timestamp,
+    pub expires: Option<Timestamp>,
+    pub revoked: Option<Timestamp>,
+    /// Day of the last use that was written down, days since 1970-01-01 UTC.
+    pub used_day: Option<i64>,
+}
+
+/// A key that was issued. Its text is there the first time only.
+pub struct IssuedApiKey {
+    pub key: ApiKeyView,
+    pub text: Option<Zeroizing<String>>,
+}
+
+/// A key that works: whose it is and what it may do.
+pub struct FoundApiKey {
+    pub id: KeyId,
+    pub subject: SubjectId,
+    pub scopes: Arc<[u16]>,
+    pub expires: Option<Timestamp>,
+}
+
+/// How a key is rotated.
+#[derive(Debug, Clone, Copy)]
+pub struct ApiKeyRotation {
+    /// How long the old one still works, in milliseconds; 0: it ends at once.
+    pub overlap_ms: i64,
+    /// When the new one ends; `None`: as the old one would have.
+    pub expires: Option<Timestamp>,
+}
+
+/// What is kept of an API key, sealed with the others of its subject.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    id: u64,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    label: String,
+    /// Argon2id PHC string over HMAC(pepper, id, secret).
+    hash: String,
+    pepper: SecretVersion,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    scopes: Vec<u16>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    sources: Vec<String>,
+    created: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    revoked: Option<Timestamp>,
+    /// Day of the last use that was written down; 0: none.
+    #[serde(default)]
+    used_day: i64,
+}
+
+impl Drop for Stored {
+    fn drop(&mut self) {
+        self.label.zeroize();
+        self.hash.zeroize();
+        self.sources.zeroize();
+    }
+}
+
+impl Stored {
+    /// Why it opens nothing at that time of the tenant.
+    fn why_not(&self, now: Timestamp) -> Option<Why> {
+        match () {
+            _ if self.revoked.is_some() => Some(Why::Revoked),
+            _ if self.expires.is_some_and(|end| end <= now) => Some(Why::Expired),
+            _ => None,
+        }
+    }
+
+    fn networks(&self) -> Result<Vec<IpNet>, VaultError> {
+        self.sources.iter().map(|text| text.parse().map_err(|_| VaultError::DataLoss)).collect()
+    }
+
+    fn view(&self, now: Timestamp) -> Result<ApiKeyView, VaultError> {
+        Ok(ApiKeyView {
+            id: KeyId(self.id),
+            label: Zeroizing::new(self.label.clone()),
+            state: match self.why_not(now) {
+                Some(Why::Revoked) => ApiKeyState::Revoked,
+                Some(_) => ApiKeyState::Expired,
+                None => ApiKeyState::Active,
+            },
+            scopes: self.scopes.clone(),
+            sources: self.networks()?,
+            created: self.created,
+            expires: self.expires,
+            revoked: self.revoked,
+            used_day: (self.used_day != 0).then_some(self.used_day),
+        })
+    }
+}
+
+fn keys_of(value: Option<&[u8]>) -> Result<Vec<Stored>, VaultError> {
+    value.map_or(Ok(Vec::new()), |value| serde_json::from_slice(value).map_err(|_| VaultError::DataLoss))
+}
+
+fn put(keys: &[Stored]) -> Edit {
+    Edit::Put(Zeroizing::new(to_json(&keys)))
+}
+
+/// The PHC strings of a subject's keys that are not revoked, for the report of what is kept how.
+pub fn hashes_of(value: &[u8]) -> Result<Vec<Zeroizing<String>>, VaultError> {
+    let keys = keys_of(Some(value))?;
+    Ok(keys.iter().filter(|key| key.revoked.is_none()).map(|key| Zeroizing::new(key.hash.clone())).collect())
+}
+
+/// The id in the form of an index row's tag.
+fn mark(id: KeyId) -> TermTag {
+    TermTag(u128::from(id.0).to_be_bytes())
+}
+
+/// A key whose text was found to be right.
+struct Slot {
+    tenant: TenantNo,
+    uid: SubjectUid,
+    id: KeyId,
+    /// The PHC string that the text fitted: a key of that id with another one is another key.
+    hash: Zeroizing<String>,
+    facts: ArcSwapOption<Facts>,
+    used_day: AtomicI64,
+}
+
+/// What a slot's key may do, as the class's row of that revision says.
+struct Facts {
+    version: DekVersion,
+    revision: Revision,
+    /// When the credential itself ends by its class's retention.
+    until: Option<Timestamp>,
+    revoked: bool,
+    expires: Option<Timestamp>,
+    scopes: Arc<[u16]>,
+    sources: Box<[IpNet]>,
+}
+
+/// Keys used today, by tenant and subject: each key's id and the day.
+type Uses = HashMap<(TenantNo, SubjectUid), Vec<(u64, i64)>>;
+
+/// What this process remembers about API keys.
+pub(crate) struct ApiKeys {
+    cache: AccessCache<Arc<Slot>, Arc<VaultError>>,
+    /// Waits to be written down by a job.
+    uses: Mutex<Uses>,
+}
+
+impl ApiKeys {
+    pub fn new(options: AccessCacheOptions, clock: Arc<dyn Clock>) -> Self {
+        ApiKeys { cache: AccessCache::new(options, clock), uses: Mutex::default() }
+    }
+
+    fn used(&self, slot: &Slot, day: i64) {
+        if slot.used_day.swap(day, Ordering::Relaxed) == day {
+            return;
+        }
+        let mut uses = self.uses.lock();
+        if uses.len() < MAX_USES {
+            uses.entry((slot.tenant, slot.uid)).or_default().push((slot.id.0, day));
+        }
+    }
+}
+
+/// An error for each of the calls that shared the check it came from.
+fn shared(error: &VaultError) -> VaultError {
+    match error {
+        VaultError::Busy { retry_ms } => VaultError::Busy { retry_ms: *retry_ms },
+        VaultError::DataLoss => VaultError::DataLoss,
+        VaultError::Store(error) => VaultError::Store(error.clone()),
+        other => {
+            tracing::warn!(error = %other, "an API key could not be checked");
+            VaultError::Busy { retry_ms: 1_000 }
+        }
+    }
+}
+
+fn admission(error: AdmissionError) -> VaultError {
+    match error {
+        AdmissionError::Busy { retry_ms } => VaultError::Busy { retry_ms },
+        AdmissionError::Closed => VaultError::Busy { retry_ms: 1_000 },
+        AdmissionError::Password(_) => VaultError::DataLoss,
+    }
+}
+
+fn count(verdict: &'static str) {
+    metrics::counter!(telemetry::API_KEYS_CHECKED, "verdict" => verdict).increment(1);
+}
+
+struct Made {
+    id: KeyId,
+    text: Zeroizing<String>,
+    hash: Zeroizing<String>,
+}
+
+impl Vault {
+    fn api_key_peppers(&self, tenant: TenantNo) -> Result<[KeyPepper; 1], VaultError> {
+        let derive = |secret: &_| KeyPepper::of_tenant(secret, tenant);
+        let pepper = self.keyring.with_secret(TenantNo::VAULT, SecretKind::ApiPepper, PEPPER, derive);
+        Ok([pepper.ok_or(VaultError::WrongState("the vault's own keys are not open"))?])
+    }
+
+    /// A key with a fresh id and secret.
+    async fn make_api_key(&self, call: &Call) -> Result<Made, VaultError> {
+        let prefix = KeyPrefix::parse(self.credential_rules(call)?.api_key_prefix.as_str());
+        let prefix = prefix.map_err(|_| VaultError::WrongState("the policy's prefix of API keys cannot be used"))?;
+        let environment = match call.tenant.settings.kind {
+            TenantKind::Live => Environment::Live,
+            TenantKind::Test => Environment::Test,
+        };
+        let [pepper] = self.api_key_peppers(call.tenant.no)?;
+        let key = ApiKey::generate(prefix, environment, KeyId::random());
+        let password = Zeroizing::new(key.password(&pepper).to_vec());
+        let hash = Zeroizing::new(self.access.pool.hash(password).await.map_err(admission)?);
+        Ok(Made { id: key.id(), text: key.to_text(&pepper), hash })
+    }
+
+    /// Issues a key to a subject. `None` when it was only checked.
+    ///
+    /// # Errors
+    /// `Quota` when the subject has too many working keys; `Busy` when too many keys are being checked.
+    pub async fn issue_api_key(
+        &self,
+        call: &Call,
+        context: &Context,
+        key: &Key,
+        new: NewApiKey,
+        request: Option<Request>,
+        validate_only: bool,
+    ) -> Result<Option<IssuedApiKey>, VaultError> {
+        let permit = call.permit(Verb::Credential)?;
+        check_new(call, &new)?;
+        let snapshot = self.resolve(call, context, key).await?;
+        permit.for_group(snapshot.subject.group)?;
+        if let Some(id) = self.repeated::<u64>(call, request.as_ref()).await? {
+            return Ok(Some(IssuedApiKey { key: self.api_key(call, KeyId(id)).await?, text: None }));
+        }
+        self.must_be_open(&snapshot.subject)?;
+        // Looked at before the costly part, and again when it is written.
+        let value = self.open_credential(call, &snapshot, API_KEYS).await?;
+        let keys = keys_of(value.as_ref().map(|found| found.value.as_slice()))?;
+        if keys.iter().filter(|key| key.why_not(call.now).is_none()).count() >= MAX_KEYS {
+            return Err(TOO_MANY);
+        }
+        if validate_only {
+            return Ok(None);
+        }
+        let made = self.make_api_key(call).await?;
+        let decide = |snapshot: &SubjectSnapshot, there: Option<&[u8]>, draft: &mut Draft| {
+            let mut keys = keys_of(there)?;
+            keys.push(Stored {
+                id: made.id.0,
+                label: new.label.to_string(),
+                hash: made.hash.to_string(),
+                pepper: PEPPER,
+                scopes: new.scopes.clone(),
+                sources: new.sources.iter().map(IpNet::to_string).collect(),
+                created: call.now,
+                expires: new.expires,
+                revoked: None,
+                used_day: 0,
+            });
+            add(call, snapshot, keys, draft, made.id, None)
+        };
+        let action = Action::IssueApiKey;
+        let id = self
+            .edit_credential(call, context, key, Verb::Credential, API_KEYS, action, request.as_ref(), decide)
+            .await?;
+        let key = self.api_key(call, KeyId(id)).await?;
+        Ok(Some(IssuedApiKey { key, text: (id == made.id.0).then_some(made.text) }))
+    }
+
+    /// Issues a successor with the same rights. The old key ends after the overlap, or at once.
+    pub async fn rotate_api_key(
+        &self,
+        call: &Call,
+        id: KeyId,
+        how: ApiKeyRotation,
+        request: Option<Request>,
+    ) -> Result<(IssuedApiKey, ApiKeyView), VaultError> {
+        let (owner, key) = self.api_key_holder(call, id).await?;
+        if let Some(new) = self.repeated::<u64>(call, request.as_ref()).await? {
+            let former = self.api_key(call, id).await?;
+            self.api_key_ends(call, owner.subject.uid, &former).await?;
+            return Ok((IssuedApiKey { key: self.api_key(call, KeyId(new)).await?, text: None }, former));
+        }
+        if !(0..=MAX_OVERLAP_MS).contains(&how.overlap_ms) {
+            return Err(VaultError::invalid("overlap_seconds", "must be at most 30 days"));
+        }
+        if how.expires.is_some_and(|end| end <= call.now) {
+            return Err(VaultError::invalid("expire_time", "must be in the future"));
+        }
+        let made = self.make_api_key(call).await?;
+        let decide = |snapshot: &SubjectSnapshot, there: Option<&[u8]>, draft: &mut Draft| {
+            let mut keys = keys_of(there)?;
+            let old = keys.iter_mut().find(|key| key.id == id.0).ok_or(VaultError::NotFound)?;
+            if old.why_not(call.now).is_some() {
+                return Err(VaultError::WrongState("the key does not work any more"));
+            }
+            let mut next = old.clone();
+            if how.overlap_ms == 0 {
+                old.revoked = Some(call.now);
+            } else {
+                let end = call.now.plus_ms(how.overlap_ms);
+                old.expires = Some(old.expires.map_or(end, |t| t.min(end)));
+            }
+            next.id = made.id.0;
+            next.hash = made.hash.to_string();
+            next.pepper = PEPPER;
+            next.created = call.now;
+            next.expires = how.expires.or(next.expires);
+            next.used_day = 0;
+            keys.push(next);
+            let mut issued = call.record(Action::IssueApiKey, Outcome::Ok);
+            issued.subject = Some(snapshot.subject.uid);
+            issued.operation = Some(object_of(made.id));
+            draft.change.note(call.tenant.no, issued.to_bytes());
+            let answer = add(call, snapshot, keys, draft, made.id, Some(id))?;
+            draft.entry.operation = Some(object_of(id));
+            Ok(answer)
+        };
+        let (context, action) = (Context::default(), Action::RotateApiKey);
+        let new = self
+            .edit_credential(call, &context, &key, Verb::Credential, API_KEYS, action, request.as_ref(), decide)
+            .await?;
+        self.credentials.api_keys.cache.purge(id);
+        let former = self.api_key(call, id).await?;
+        self.api_key_ends(call, owner.subject.uid, &former).await?;
+        let issued = self.api_key(call, KeyId(new)).await?;
+        Ok((IssuedApiKey { key: issued, text: (new == made.id.0).then_some(made.text) }, former))
+    }
+
+    /// Ends a key: every check that starts after the answer says no. The order is: durable in the database, durable in the
+    /// ledger (so that a restored database does not bring it back), answer. One that was revoked before is answered as it
+    /// is.
+    pub async fn revoke_api_key(
+        &self,
+        call: &Call,
+        id: KeyId,
+        request: Option<Request>,
+    ) -> Result<ApiKeyView, VaultError> {
+        let (owner, key) = self.api_key_holder(call, id).await?;
+        let decide = |_: &SubjectSnapshot, there: Option<&[u8]>, draft: &mut Draft| {
+            let mut keys = keys_of(there)?;
+            let found = keys.iter_mut().find(|key| key.id == id.0).ok_or(VaultError::NotFound)?;
+            if found.revoked.is_some() {
+                return Ok((Edit::Keep, id.0));
+            }
+            found.revoked = Some(call.now);
+            draft.entry.operation = Some(object_of(id));
+            Ok((put(&keys), id.0))
+        };
+        let (context, action) = (Context::default(), Action::RevokeApiKey);
+        self.edit_credential(call, &context, &key, Verb::Credential, API_KEYS, action, request.as_ref(), decide)
+            .await?;
+        self.credentials.api_keys.cache.purge(id);
+        let ended = self.api_key(call, id).await?;
+        self.api_key_ends(call, owner.subject.uid, &ended).await?;
+        Ok(ended)
+    }
+
+    /// Notes in the ledger that a key has ended, or will by itself.
+    async fn api_key_ends(&self, call: &Call, uid: SubjectUid, key: &ApiKeyView) -> Result<(), VaultError> {
+        self.note_in_ledger(LedgerEntry {
+            uid,
+            class: self.credential_rules(call)?.class,
+            object: object_of(key.id),
+            until: key.expires.filter(|_| key.revoked.is_none()).unwrap_or(Timestamp(0)),
+            ..decision(LedgerKind::CredentialRevoked, call.tenant.no, key.revoked.unwrap_or(call.now))
+        })
+        .await
+    }
+
+    /// The subject of a key, and how to name it to a change of its credentials.
+    async fn api_key_holder(&self, call: &Call, id: KeyId) -> Result<(Arc<SubjectSnapshot>, Key), VaultError> {
+        let permit = call.permit(Verb::Credential)?;
+        let owner = self.api_key_owner(call.tenant.no, id).await?.ok_or(VaultError::NotFound)?;
+        permit.for_group(owner.subject.group).map_err(|_| VaultError::NotFound)?;
+        let subject = call.tenant.open_id(owner.subject.uid, &owner.subject.sealed_id)?;
+        Ok((owner, Key::Subject(subject)))
+    }
+
+    async fn api_key_owner(&self, tenant: TenantNo, id: KeyId) -> Result<Option<Arc<SubjectSnapshot>>, VaultError> {
+        let tags = vec![(SecretVersion(0), mark(id))];
+        let page = self.store.find_terms(tenant, API_KEYS, tags, SubjectUid(0), 1).await?;
+        let Some(uid) = page.rows.first() else { return Ok(None) };
+        Ok(self.store.subject_by_uid(*uid).await?.filter(|owner| owner.subject.tenant == tenant))
+    }
+
+    /// One key, without its text.
+    async fn api_key(&self, call: &Call, id: KeyId) -> Result<ApiKeyView, VaultError> {
+        let (owner, _) = self.api_key_holder(call, id).await?;
+        let value = self.open_credential(call, &owner, API_KEYS).await?;
+        let keys = keys_of(value.as_ref().map(|found| found.value.as_slice()))?;
+        keys.iter().find(|key| key.id == id.0).ok_or(VaultError::NotFound)?.view(call.now)
+    }
+
+    /// A subject's keys in order of their creation, after `after`; with `states`, only those.
+    pub async fn list_api_keys(
+        &self,
+        call: &Call,
+        context: &Context,
+        key: &Key,
+        states: &[ApiKeyState],
+        after: Option<KeyId>,
+        limit: u32,
+    ) -> Result<Page<ApiKeyView>, VaultError> {
+        let permit = call.permit(Verb::Credential)?;
+        let owner = self.resolve(call, context, key).await?;
+        permit.for_group(owner.subject.group)?;
+        if owner.subject.state == SubjectState::Frozen {
+            return Err(VaultError::WrongState("the subject's erasure is under way"));
+        }
+        let value = self.open_credential(call, &owner, API_KEYS).await?;
+        let keys = keys_of(value.as_ref().map(|found| found.value.as_slice()))?;
+        let from = match after {
+            // A key that made room meanwhile was the oldest: what follows begins at the start.
+            Some(id) => keys.iter().position(|key| key.id == id.0).map_or(0, |i| i + 1),
+            None => 0,
+        };
+        let mut rows = Vec::new();
+        let mut more = false;
+        for key in &keys[from..] {
+            let view = key.view(call.now)?;
+            if !states.is_empty() && !states.contains(&view.state) {
+                continue;
+            }
+            more = rows.len() == limit as usize;
+            if more {
+                break;
+            }
+            rows.push(view);
+        }
+        let mut entry = call.record(Action::ListApiKeys, Outcome::Ok);
+        entry.subject = Some(owner.subject.uid);
+        self.read_log.append(call.tenant.no, &entry).await.map_err(|_| VaultError::AuditUnavailable)?;
+        Ok(Page { rows, more })
+    }
+
+    /// Whether a text is a key that works, from that address. Unknown, wrong, revoked and expired keys with a right checksum
+    /// take one Argon2id run the first time and get one answer; a forged one costs an HMAC.
+    ///
+    /// # Errors
+    /// `Busy` when too many first uses of keys are being checked.
+    pub async fn verify_api_key(
+        &self,
+        call: &Call,
+        text: &str,
+        source: Option<IpAddr>,
+    ) -> Result<(Verdict, Option<FoundApiKey>), VaultError> {
+        let permit = call.permit(Verb::Verify)?;
+        self.credential_rules(call)?;
+        if text.len() > MAX_TEXT {
+            count("forged");
+            return Ok((Verdict::No(Why::Unknown), None));
+        }
+        let cache = &self.credentials.api_keys.cache;
+        let tag = cache.tag(text);
+        let slot = match cache.get(&tag) {
+            Some(access_cache::Verdict::Accepted(slot)) => slot,
+            Some(access_cache::Verdict::Refused) => return self.api_key_refused(call, None, Why::Unknown),
+            None => match self.find_api_key(call, text, tag).await? {
+                Found::Slot(slot) => slot,
+                Found::Forged => {
+                    count("forged");
+                    return Ok((Verdict::No(Why::Unknown), None));
+                }
+                Found::Nothing => return self.api_key_refused(call, None, Why::Unknown),
+            },
+        };
+        if slot.tenant != call.tenant.no {
+            return self.api_key_refused(call, None, Why::Unknown);
+        }
+        let Some(owner) = self.store.subject_by_uid(slot.uid).await? else {
+            return self.api_key_refused(call, None, Why::Unknown);
+        };
+        let usable = matches!(owner.subject.state, SubjectState::Live | SubjectState::Closed);
+        if !usable || permit.for_group(owner.subject.group).is_err() {
+            return self.api_key_refused(call, Some(slot.uid), Why::Unknown);
+        }
+        let Some(facts) = self.api_key_facts(call, &slot, &owner).await? else {
+            return self.api_key_refused(call, Some(slot.uid), Why::Unknown);
+        };
+        let inside = |address: &IpAddr| facts.sources.iter().any(|network| network.contains(address));
+        let why = match () {
+            _ if facts.revoked => Some(Why::Revoked),
+            _ if facts.expires.is_some_and(|end| end <= call.now) => Some(Why::Expired),
+            _ if !facts.sources.is_empty() && !source.is_some_and(|address| inside(&address.to_canonical())) => {
+                Some(Why::SourceRefused)
+            }
+            _ => None,
+        };
+        if let Some(why) = why {
+            return self.api_key_refused(call, Some(slot.uid), why);
+        }
+        let subject = call.tenant.open_id(slot.uid, &owner.subject.sealed_id)?;
+        self.note_api_key(call, Some(slot.uid), Some(slot.id), Outcome::Ok)?;
+        self.credentials.api_keys.used(&slot, call.wall.day());
+        count("ok");
+        let (scopes, expires) = (facts.scopes.clone(), facts.expires);
+        Ok((Verdict::Ok, Some(FoundApiKey { id: slot.id, subject, scopes, expires })))
+    }
+
+    fn api_key_refused(
+        &self,
+        call: &Call,
+        uid: Option<SubjectUid>,
+        why: Why,
+    ) -> Result<(Verdict, Option<FoundApiKey>), VaultError> {
+        self.note_api_key(call, uid, None, Outcome::Denied)?;
+        count("no");
+        Ok((Verdict::No(why), None))
+    }
+
+    /// Puts the check into the read audit. The answer shows no value, so it does not wait until the entry is durable: a crash
+    /// may take the last moment's entries with it.
+    fn note_api_key(
+        &self,
+        call: &Call,
+        uid: Option<SubjectUid>,
+        id: Option<KeyId>,
+        outcome: Outcome,
+    ) -> Result<(), VaultError> {
+        let mut entry = call.record(Action::VerifyApiKey, outcome);
+        entry.subject = uid;
+        entry.operation = id.map(object_of);
+        match self.read_log.append(call.tenant.no, &entry).now_or_never() {
+            Some(Err(_)) => Err(VaultError::AuditUnavailable),
+            Some(Ok(_)) | None => Ok(()),
+        }
+    }
+
+    /// The first use of a text, or its first for some time.
+    async fn find_api_key(&self, call: &Call, text: &str, tag: Tag) -> Result<Found, VaultError> {
+        let peppers = self.api_key_peppers(call.tenant.no)?;
+        let Ok((key, which)) = ApiKey::parse(text, &peppers) else { return Ok(Found::Forged) };
+        let check = async || {
+            let tenant = call.tenant.no;
+            let mut known = None;
+            if let Some(owner) = self.api_key_owner(tenant, key.id()).await.map_err(Arc::new)? {
+                let value = self.open_credential(call, &owner, API_KEYS).await.map_err(Arc::new)?;
+                let keys = keys_of(value.as_ref().map(|found| found.value.as_slice())).map_err(Arc::new)?;
+                let hash = keys.iter().find(|one| one.id == key.id().0).map(|one| Zeroizing::new(one.hash.clone()));
+                known = hash.map(|hash| (owner.subject.uid, hash));
+            }
+            let password = Zeroizing::new(key.password(&peppers[which]).to_vec());
+            let hash = known.as_ref().map(|(_, hash)| hash.as_str());
+            let right = self.access.pool.verify(hash, password).await.map_err(|e| Arc::new(admission(e)))?;
+            Ok(match known {
+                Some((uid, hash)) if right => access_cache::Verdict::Accepted(Arc::new(Slot {
+                    tenant,
+                    uid,
+                    id: key.id(),
+                    hash,
+                    facts: ArcSwapOption::empty(),
+                    used_day: AtomicI64::new(0),
+                })),
+                _ => access_cache::Verdict::Refused,
+            })
+        };
+        match self.credentials.api_keys.cache.verify(tag, key.id(), check).await {
+            Ok(access_cache::Verdict::Accepted(slot)) => Ok(Found::Slot(slot)),
+            Ok(access_cache::Verdict::Refused) => Ok(Found::Nothing),
+            Err(error) => Err(shared(&error)),
+        }
+    }
+
+    /// What the key may do now; `None` when it is not among the subject's keys, or they are not to be looked at.
+    async fn api_key_facts(
+        &self,
+        call: &Call,
+        slot: &Slot,
+        owner: &SubjectSnapshot,
+    ) -> Result<Option<Arc<Facts>>, VaultError> {
+        let class = self.credential_rules(call)?.class;
+        let Some(row) = owner.class(class).filter(|row| row.state == ClassState::Live) else { return Ok(None) };
+        if let Some(facts) = slot.facts.load_full()
+            && (facts.version, facts.revision) == (row.version, row.revision)
+            && facts.until.is_none_or(|end| call.now < end)
+        {
+            return Ok(Some(facts));
+        }
+        let Some(found) = self.open_credential(call, owner, API_KEYS).await? else { return Ok(None) };
+        let keys = keys_of(Some(found.value.as_slice()))?;
+        let key = keys.iter().find(|key| key.id == slot.id.0 && key.hash == *slot.hash);
+        let Some(key) = key else { return Ok(None) };
+        let facts = Arc::new(Facts {
+            version: row.version,
+            revision: row.revision,
+            until: found.until,
+            revoked: key.revoked.is_some(),
+            expires: key.expires,
+            scopes: key.scopes.as_slice().into(),
+            sources: key.networks()?.into(),
+        });
+        slot.facts.store(Some(facts.clone()));
+        Ok(Some(facts))
+    }
+
+    /// Writes down the days on which keys were last used, of at most `limit` subjects. For a job; what a crash takes is the
+    /// day of the last use.
+    pub async fn write_api_key_uses(&self, limit: usize) -> Result<Progress, VaultError> {
+        let (batch, more) = {
+            let mut uses = self.credentials.api_keys.uses.lock();
+            let taken: Vec<_> = uses.keys().copied().take(limit).collect();
+            let batch: Vec<_> = taken.into_iter().filter_map(|whose| uses.remove_entry(&whose)).collect();
+            (batch, !uses.is_empty())
+        };
+        let mut progress = Progress { done: 0, more };
+        for ((tenant, uid), days) in batch {
+            // A tenant or a subject that is gone, closed or being erased has nothing to write to.
+            let Ok(tenant) = self.tenant(tenant) else { continue };
+            let call = self.job_call(tenant);
+            let decide = |_: &SubjectSnapshot, there: Option<&[u8]>, _: &mut Draft| {
+                let mut keys = keys_of(there)?;
+                let mut changed = false;
+                for key in &mut keys {
+                    let day = days.iter().filter(|(id, _)| *id == key.id).map(|(_, day)| *day).max();
+                    changed |= day.is_some_and(|day| day > key.used_day);
+                    key.used_day = day.unwrap_or(0).max(key.used_day);
+                }
+                Ok((if changed { put(&keys) } else { Edit::Keep }, ()))
+            };
+            match self.edit_credential_of::<()>(&call, uid, API_KEYS, Action::VerifyApiKey, None, decide).await {
+                Ok(()) => progress.done += 1,
+                Err(error @ VaultError::Store(_)) => return Err(error),
+                Err(_) => {}
+            }
+        }
+        Ok(progress)
+    }
+}
+
+enum Found {
+    Slot(Arc<Slot>),
+    /// No key of this tenant: it fails the checksum.
+    Forged,
+    Nothing,
+}
+
+fn check_new(call: &Call, new: &NewApiKey) -> Result<(), VaultError> {
+    let mut wrong = Vec::new();
+    if new.label.chars().count() > 64 {
+        wrong.push(Violation::new("label", "must have at most 64 characters"));
+    }
+    if new.scopes.len() > MAX_SCOPES {
+        wrong.push(Violation::new("scope_ids", "must have at most 64"));
+    }
+    if new.sources.len() > MAX_SOURCES {
+        wrong.push(Violation::new("sources", "must have at most 16"));
+    }
+    if new.expires.is_some_and(|end| end <= call.now) {
+        wrong.push(Violation::new("expire_time", "must be in the future"));
+    }
+    if wrong.is_empty() { Ok(()) } else { Err(VaultError::Invalid(wrong)) }
+}
+
+/// Makes room for the last key of the list, `id`, and writes its index row, and those of all others anew if one had to go.
+/// `former`, which it follows, does not go for it.
+fn add(
+    call: &Call,
+    snapshot: &SubjectSnapshot,
+    mut keys: Vec<Stored>,
+    draft: &mut Draft,
+    id: KeyId,
+    former: Option<KeyId>,
+) -> Result<(Edit, u64), VaultError> {
+    let (tenant, uid) = (call.tenant.no, snapshot.subject.uid);
+    let change = &mut draft.change;
+    let tags = vec![(SecretVersion(0), mark(id))];
+    change.require(Precondition::TermsFree { tenant, field: API_KEYS, tags, owner: uid });
+    let full = keys.len() > MAX_KEYS;
+    if full {
+        let ended = keys.iter().position(|key| key.why_not(call.now).is_some() && former != Some(KeyId(key.id)));
+        keys.remove(ended.ok_or(TOO_MANY)?);
+        change.change(Mutation::DeleteTerms { tenant, uid, field: Some(API_KEYS) });
+    }
+    for key in keys.iter().filter(|key| full || key.id == id.0) {
+        change.change(Mutation::PutTerm(find_mark(tenant, API_KEYS, mark(KeyId(key.id)), uid)));
+    }
+    draft.entry.operation = Some(object_of(id));
+    Ok((put(&keys), id.0))
+}
