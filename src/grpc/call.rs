@@ -48,7 +48,7 @@ pub struct CallInfo {
 /// The methods that are served: tells streams from unary calls and keeps a metric handle for each, so that no label
 /// comes from the network.
 pub struct MethodTable {
-    methods: HashMap<&'static str, MethodFacts>,
+    methods: HashMap<&'static str, Arc<MethodFacts>>,
 }
 
 /// One method.
@@ -57,6 +57,8 @@ pub struct MethodFacts {
     streaming: bool,
     /// Served even when everything else is refused for lack of room.
     always: bool,
+    /// So short that the connection's own task runs it: its answers leave together, and nothing is scheduled for each.
+    short: bool,
     seconds: metrics::Histogram,
     codes: [OnceLock<metrics::Counter>; 17],
 }
@@ -82,15 +84,21 @@ impl MethodTable {
                             path,
                             streaming: method.client_streaming() || method.server_streaming(),
                             always: path == "/grpc.health.v1.Health/Check",
+                            short: path == crate::grpc::direct::GET_FIELDS,
                             seconds: metrics::histogram!(telemetry::CALL_SECONDS, "method" => path),
                             codes: Default::default(),
                         };
-                        methods.insert(path, facts);
+                        methods.insert(path, Arc::new(facts));
                     }
                 }
             }
         }
         Ok(MethodTable { methods })
+    }
+
+    /// The method of a path.
+    pub(crate) fn get(&self, path: &str) -> Option<Arc<MethodFacts>> {
+        self.methods.get(path).cloned()
     }
 
     /// Names of the services, for their state of health.
@@ -105,6 +113,10 @@ impl MethodTable {
 }
 
 impl MethodFacts {
+    pub(crate) fn is_short(&self) -> bool {
+        self.short
+    }
+
     fn finished(&self, code: usize, took: Duration) {
         self.seconds.record(took);
         let code = code.min(self.codes.len() - 1);
@@ -158,6 +170,10 @@ impl Progress {
     fn taken(&self) {
         self.handed_at.store(0, Ordering::Relaxed);
     }
+    /// Whether a piece of the answer waits for the client.
+    pub(crate) fn in_hand(&self) -> bool {
+        self.handed_at.load(Ordering::Relaxed) != 0
+    }
     /// For how long a piece of the answer has been waiting for the client.
     pub(crate) fn stalled(&self) -> Duration {
         match self.handed_at.load(Ordering::Relaxed) {
@@ -175,6 +191,7 @@ pub(crate) fn call<S, B>(
     front: Arc<Front>,
     peer: Arc<PeerIdentity>,
     progress: Arc<Progress>,
+    method: Option<Arc<MethodFacts>>,
     service: S,
     mut request: Request<B>,
 ) -> Answer
@@ -198,12 +215,11 @@ where
     }
     let started = progress.start;
     Box::pin(async move {
-        let Some(method) = front.methods.methods.get(request.uri().path()) else {
+        let Some(method) = method else {
             let status = status(Code::Unimplemented, Reason::MethodUnknown, "no such method", &[]);
             return Ok(refuse(status, request_id));
         };
-        let mut end =
-            CallEnd { front: front.clone(), path: method.path, request_id, started, code: None, _place: None };
+        let mut end = CallEnd { method: method.clone(), request_id, started, code: None, _place: None };
         let Ok(wish) = client_timeout(request.headers()) else {
             let violation = ("grpc-timeout".into(), "must be at most 8 digits and one of H M S m u n".into());
             return Ok(end.refuse(bad_fields(Reason::MetadataInvalid, vec![violation])));
@@ -314,8 +330,7 @@ fn explain(headers: &mut HeaderMap) -> Option<usize> {
 
 /// Lives until the last byte of the answer was handed over (or the client went away), then counts the call.
 struct CallEnd {
-    front: Arc<Front>,
-    path: &'static str,
+    method: Arc<MethodFacts>,
     request_id: RequestId,
     started: Instant,
     code: Option<usize>,
@@ -332,12 +347,10 @@ impl CallEnd {
 impl Drop for CallEnd {
     fn drop(&mut self) {
         let code = self.code.unwrap_or(Code::Cancelled as usize);
-        if let Some(method) = self.front.methods.methods.get(self.path) {
-            method.finished(code, self.started.elapsed());
-        }
+        self.method.finished(code, self.started.elapsed());
         let code = Code::from_i32(code as i32);
         if matches!(code, Code::Internal | Code::DataLoss | Code::Unknown) {
-            tracing::error!(request_id = %self.request_id, method = self.path, code = ?code, "call failed");
+            tracing::error!(request_id = %self.request_id, method = self.method.path, code = ?code, "call failed");
         }
     }
 }

@@ -10,6 +10,7 @@ use crate::grpc::limits::{
 };
 use crate::grpc::tls::{TlsState, fingerprint};
 use crate::telemetry;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -27,7 +28,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, Sleep, interval, sleep, timeout};
 
 /// What protects the bytes on the wire.
 #[derive(Clone)]
@@ -216,9 +217,19 @@ where
         let mut stop = pin!(self.shutdown.wait_for(|stop| *stop));
         // Once set: when the connection is cut.
         let mut cut_at: Option<Instant> = None;
+        let mut short = FuturesUnordered::new();
         let why = std::future::poll_fn(|cx| {
-            if connection.as_mut().poll(cx).is_ready() {
-                return Poll::Ready("closed");
+            // Short calls first: what they answer leaves in one write when the connection is polled.
+            loop {
+                while let Poll::Ready(Some(())) = short.poll_next_unpin(cx) {}
+                if connection.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready("closed");
+                }
+                let mut taken = state.taken.lock();
+                if taken.is_empty() {
+                    break;
+                }
+                short.extend(taken.drain(..));
             }
             let mut leave: Option<(&'static str, Duration)> = None;
             if cut_at.is_none() {
@@ -301,6 +312,8 @@ struct State {
     idle_since: Mutex<Instant>,
     /// The call that the protocol engine is about to spawn: `call` and `execute` follow each other directly.
     handover: Mutex<Option<OpenCall>>,
+    /// Short calls that the connection's task is about to take.
+    taken: Mutex<Vec<Pin<Box<dyn Future<Output = ()> + Send>>>>,
 }
 
 struct IoState {
@@ -318,6 +331,7 @@ impl State {
             open_calls: AtomicUsize::new(0),
             idle_since: Mutex::new(start),
             handover: Mutex::new(None),
+            taken: Mutex::new(Vec::new()),
         }
     }
 
@@ -422,6 +436,8 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for WatchedIo<I> {
 struct OpenCall {
     state: Arc<State>,
     progress: Arc<Progress>,
+    /// The connection's task runs it.
+    short: bool,
 }
 
 impl Drop for OpenCall {
@@ -451,12 +467,15 @@ where
     fn call(&self, request: Request<Incoming>) -> Answer {
         let progress = Progress::new();
         self.state.open_calls.fetch_add(1, Ordering::AcqRel);
-        *self.state.handover.lock() = Some(OpenCall { state: self.state.clone(), progress: progress.clone() });
-        call(self.front.clone(), self.peer.clone(), progress, self.service.clone(), request)
+        let method = self.front.methods.get(request.uri().path());
+        let short = method.as_ref().is_some_and(|method| method.is_short());
+        *self.state.handover.lock() = Some(OpenCall { state: self.state.clone(), progress: progress.clone(), short });
+        call(self.front.clone(), self.peer.clone(), progress, method, self.service.clone(), request)
     }
 }
 
-/// Spawns what the protocol engine asks for, with an eye on answers that are not taken.
+/// Runs what the protocol engine asks for, with an eye on answers that are not taken: long calls in tasks of their own,
+/// short ones in the connection's.
 #[derive(Clone)]
 struct CallExecutor {
     state: Arc<State>,
@@ -466,27 +485,53 @@ struct CallExecutor {
 
 impl<F> hyper::rt::Executor<F> for CallExecutor
 where
-    F: Future + Send + 'static,
-    F::Output: Send,
+    F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, task: F) {
-        let open = self.state.handover.lock().take();
-        let stall = self.stall;
-        let running = self._running.clone();
-        tokio::spawn(async move {
-            let _running = running;
-            let Some(open) = open else {
+        let Some(open) = self.state.handover.lock().take() else {
+            let running = self._running.clone();
+            tokio::spawn(async move {
+                let _running = running;
                 task.await;
-                return;
-            };
-            let mut task = pin!(task);
-            while timeout(stall / 4, task.as_mut()).await.is_err() {
-                if open.progress.stalled() >= stall {
-                    // Dropping the task resets the stream and frees the answer.
-                    metrics::counter!(telemetry::STALLED, "what" => "response").increment(1);
-                    return;
-                }
-            }
-        });
+            });
+            return;
+        };
+        let (short, stall) = (open.short, self.stall);
+        if short {
+            self.state.taken.lock().push(Box::pin(watched(task, open, stall)));
+        } else {
+            let running = self._running.clone();
+            tokio::spawn(async move {
+                let _running = running;
+                watched(task, open, stall).await;
+            });
+        }
     }
+}
+
+/// Runs a call and drops its answer, and with it the stream, when the client leaves it for `stall`. The clock runs only
+/// while a piece of the answer is in hand: an ordinary call never starts it.
+async fn watched(task: impl Future<Output = ()>, open: OpenCall, stall: Duration) {
+    let mut task = pin!(task);
+    let mut look: Option<Pin<Box<Sleep>>> = None;
+    std::future::poll_fn(|cx| {
+        if task.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        if !open.progress.in_hand() {
+            look = None;
+            return Poll::Pending;
+        }
+        let look = look.get_or_insert_with(|| Box::pin(sleep(stall / 4)));
+        while look.as_mut().poll(cx).is_ready() {
+            if open.progress.stalled() >= stall {
+                // Dropping the task resets the stream and frees the answer.
+                metrics::counter!(telemetry::STALLED, "what" => "response").increment(1);
+                return Poll::Ready(());
+            }
+            look.set(sleep(stall / 4));
+        }
+        Poll::Pending
+    })
+    .await;
 }

@@ -7,6 +7,7 @@ pub mod call;
 pub mod convert;
 pub mod credential_service;
 pub mod deadline;
+pub mod direct;
 pub mod erasure_service;
 pub mod export;
 pub mod frames;

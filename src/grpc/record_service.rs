@@ -60,6 +60,20 @@ fn wire_item(field: crate::ids::FieldNo, item: ShownItem) -> pb::Item {
 }
 
 impl Api {
+    /// GetFields.
+    pub(crate) async fn read_fields(
+        &self,
+        request: Request<pb::GetFieldsRequest>,
+    ) -> Result<pb::GetFieldsResponse, Status> {
+        let call = self.enter(&request, Scope::Tenant).await?;
+        let message = request.into_inner();
+        let key = words::key(message.key)?;
+        let context = words::context(message.context)?;
+        let select = words::select(call.tenant.policy()?, message.select, message.view, message.partial)?;
+        let got = self.vault.get_fields(&call, &context, &key, &select).await?;
+        Ok(words::wire_got(got, select.fields.is_empty()))
+    }
+
     /// One put of a request or a batch.
     async fn put_of(&self, call: &Call, wire: pb::SubjectPut) -> Result<Put, Status> {
         convert::refuse(!wire.consents.is_empty(), "consents")?;
@@ -146,13 +160,7 @@ impl pb::record_service_server::RecordService for Api {
     }
 
     async fn get_fields(&self, request: Request<pb::GetFieldsRequest>) -> Answer<pb::GetFieldsResponse> {
-        let call = self.enter(&request, Scope::Tenant).await?;
-        let message = request.into_inner();
-        let key = words::key(message.key)?;
-        let context = words::context(message.context)?;
-        let select = words::select(call.tenant.policy()?, message.select, message.view, message.partial)?;
-        let got = self.vault.get_fields(&call, &context, &key, &select).await?;
-        Ok(Response::new(words::wire_got(got, select.fields.is_empty())))
+        self.read_fields(request).await.map(Response::new)
     }
 
     async fn delete_fields(&self, request: Request<pb::DeleteFieldsRequest>) -> Answer<pb::DeleteFieldsResponse> {

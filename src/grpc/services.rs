@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tonic::service::Routes;
 
+use crate::grpc::direct::Services;
 use crate::grpc::identity::Api;
 use crate::grpc::limits::{MAX_DECODE_BYTES, MAX_ENCODE_BYTES};
 use crate::grpc::pb;
@@ -11,14 +12,14 @@ use crate::recovery::backups::Backups;
 use crate::vault::Vault;
 
 /// The services over a vault, whose own access keys identify the callers. Health and reflection are added by the server.
-pub fn routes(vault: Arc<Vault>, backups: Option<Arc<Backups>>) -> Routes {
+pub fn routes(vault: Arc<Vault>, backups: Option<Arc<Backups>>) -> Services {
     routes_of(Arc::new(Api { keys: vault.clone(), vault, backups }))
 }
 
 macro_rules! services {
     ($($module:ident :: $server:ident,)+) => {
         /// The same over an API with an authenticator of its own.
-        pub fn routes_of(api: Arc<Api>) -> Routes {
+        pub fn routes_of(api: Arc<Api>) -> Services {
             let mut routes = Routes::default();
             $(
                 let service = pb::$module::$server::from_arc(api.clone())
@@ -26,7 +27,7 @@ macro_rules! services {
                     .max_encoding_message_size(MAX_ENCODE_BYTES);
                 routes = routes.add_service(service);
             )+
-            routes
+            Services::new(routes, api)
         }
 
         /// Full names of the services.

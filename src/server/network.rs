@@ -2,6 +2,7 @@
 //! with health and reflection, the operations port, and the order in which they go down.
 
 use crate::grpc::call::{BadDescriptors, MethodTable};
+use crate::grpc::direct::Services;
 use crate::grpc::limits::NetworkOptions;
 use crate::grpc::listen::{ListenError, Security, serve};
 use crate::grpc::ops::{Readiness, serve_ops};
@@ -21,7 +22,7 @@ pub struct Network {
     pub security: Security,
     pub options: NetworkOptions,
     /// The vault's services; health and reflection are added here.
-    pub routes: Routes,
+    pub routes: Services,
     /// Encoded descriptor sets of `routes`: they tell streams from unary calls, and an unlisted method is not served.
     pub descriptor_sets: Vec<&'static [u8]>,
     /// Answer reflection calls; for development.
@@ -56,13 +57,14 @@ pub async fn serve_network(network: Network, shutdown: watch::Receiver<bool>) ->
     let Network { listener, security, options, mut routes, mut descriptor_sets, reflection, ops, readiness } = network;
     let (reporter, health) = tonic_health::server::health_reporter();
     descriptor_sets.push(tonic_health::pb::FILE_DESCRIPTOR_SET);
-    routes = routes.add_service(health);
+    routes = routes.map(|routes| routes.add_service(health));
     if reflection {
         let mut builder = tonic_reflection::server::Builder::configure();
         for set in &descriptor_sets {
             builder = builder.register_encoded_file_descriptor_set(set);
         }
-        routes = routes.add_service(builder.build_v1().map_err(NetworkError::Reflection)?);
+        let reflection = builder.build_v1().map_err(NetworkError::Reflection)?;
+        routes = routes.map(|routes| routes.add_service(reflection));
         descriptor_sets.push(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET);
     }
     let methods = MethodTable::from_descriptor_sets(&descriptor_sets)?;
@@ -106,7 +108,7 @@ pub async fn serve_network(network: Network, shutdown: watch::Receiver<bool>) ->
             }
         }
     };
-    let grpc = serve(listener, security, options, methods, routes.prepare(), shutdown.clone());
+    let grpc = serve(listener, security, options, methods, routes.map(Routes::prepare), shutdown.clone());
     let both = async { tokio::join!(grpc, report).0 };
     tokio::select! {
         served = both => served?,
