@@ -46,13 +46,15 @@ pub struct ReadLogOptions {
     pub queue_entries: usize,
     /// Bytes that may wait for the disk. Default 8 MiB.
     pub queue_bytes: usize,
-    /// Pause after a batch of [`GATHER_FROM`] entries or more, so that the next one is not small. Default 250 us; callers
-    /// who come alone or in small numbers never wait for it.
+    /// Longest pause before a batch that follows one of [`GATHER_FROM`] entries or more, so that it is not small; it ends
+    /// as soon as nothing more comes. Default 250 us; callers who come alone or in small numbers never wait for it.
     pub gather: Duration,
 }
 
 /// From this many entries in a batch on, there are enough callers for a pause to cost less than it saves.
 pub const GATHER_FROM: usize = 8;
+/// Looks whether more came, in one pause.
+const GATHER_STEPS: u32 = 8;
 
 impl ReadLogOptions {
     /// The defaults for that vault.
@@ -435,10 +437,6 @@ fn run(shared: &Shared, mut segment: Segment) {
                     q.spare.push(builder);
                 }
             }
-            let half = shared.options.queue_entries / 2;
-            if last >= GATHER_FROM && !q.closing && q.entries < half && !shared.options.gather.is_zero() {
-                shared.wake.wait_for(&mut q, shared.options.gather);
-            }
             while q.groups.is_empty() {
                 if q.closing {
                     on_exit.orderly = true;
@@ -447,6 +445,20 @@ fn run(shared: &Shared, mut segment: Segment) {
                 q.idle = true;
                 shared.wake.wait(&mut q);
                 q.idle = false;
+            }
+            if last >= GATHER_FROM {
+                let half = shared.options.queue_entries / 2;
+                for _ in 0..GATHER_STEPS {
+                    let before = q.entries;
+                    if q.closing || before >= half || shared.options.gather.is_zero() {
+                        break;
+                    }
+                    shared.wake.wait_for(&mut q, shared.options.gather / GATHER_STEPS);
+                    // Everybody waits already: nothing more will come before we answer.
+                    if q.entries == before {
+                        break;
+                    }
+                }
             }
             std::mem::swap(&mut groups, &mut q.groups);
             q.batch_no += 1;
