@@ -343,7 +343,7 @@ impl Vault {
             let origin = new.origin.unwrap_or(call.now);
             let expiry = policy.expiry(class, retention.of(class), origin);
             sealed.push(self.seal_value(call, new_class, revision, new, origin, expiry, change).await?);
-            self.index_value(call, policy, uid, new, change)?;
+            self.index_value(call, policy, uid, new, true, change)?;
         }
         let mut seals = sealed.len() as u32;
         for group in &groups {

@@ -94,6 +94,14 @@ pub(crate) struct Prepared {
     pub snapshot: Option<std::sync::Arc<SubjectSnapshot>>,
 }
 
+/// When it is seen whether a subject is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    First,
+    /// By the preconditions alone, as if it were missing.
+    AtCommit,
+}
+
 /// The etag of a subject: changes with every change of the subject or one of its classes.
 pub fn etag(snapshot: &SubjectSnapshot) -> String {
     let classes = snapshot.classes.iter();
@@ -124,12 +132,15 @@ impl Vault {
         }
         let checked = self.check_put(call, context, &put)?;
         if validate_only {
-            let prepared = self.prepare_put(call, context, &put, &checked).await?;
+            let prepared = self.prepare_put(call, context, &put, &checked, Look::First).await?;
             self.keyring.release(call.tenant.no, &prepared.slots);
             return Ok(prepared.done);
         }
+        // Who creates expects nothing to be there, and the commit sees whether that is so; a read is for when it is not.
+        let mut look = if put.mode == WriteMode::Create { Look::AtCommit } else { Look::First };
         for _ in 0..ATTEMPTS {
-            let mut prepared = self.prepare_put(call, context, &put, &checked).await?;
+            let mut prepared = self.prepare_put(call, context, &put, &checked, look).await?;
+            look = Look::First;
             if !prepared.resealed.is_empty() {
                 match self.put_over(call, context, prepared, request.as_ref()).await? {
                     Some(done) => return Ok(done),
@@ -194,7 +205,7 @@ impl Vault {
             let mut change = ChangeSet::default();
             let (mut done, mut slots) = (Vec::new(), Vec::new());
             for (put, checked) in puts.iter().zip(&checked) {
-                match self.prepare_put(call, context, put, checked).await {
+                match self.prepare_put(call, context, put, checked, Look::First).await {
                     Ok(prepared) if !prepared.resealed.is_empty() => {
                         self.keyring.release(call.tenant.no, &slots);
                         self.keyring.release(call.tenant.no, &prepared.slots);
@@ -293,12 +304,14 @@ impl Vault {
         context: &Context,
         put: &Put,
         checked: &CheckedPut,
+        look: Look,
     ) -> Result<Prepared, VaultError> {
         let tenant = &call.tenant;
         let digest = tenant.digest(&put.subject);
         let mut change = ChangeSet::default();
         let found = match self.store.cached_subject(tenant.no, digest) {
             Some(snapshot) => Lookup::Found(snapshot),
+            None if look == Look::AtCommit => Lookup::Missing,
             None => self.store.subject(tenant.no, digest).await?,
         };
         let snapshot = match (found, put.mode) {
@@ -452,7 +465,10 @@ impl Vault {
                 }
                 other => {
                     let version = DekVersion(other.map_or(1, |row| row.version.0 + 1));
-                    change.require(Precondition::ClassBelow { uid: subject.uid, class, version });
+                    // A number that was given a moment ago has no classes.
+                    if snapshot.is_some() {
+                        change.require(Precondition::ClassBelow { uid: subject.uid, class, version });
+                    }
                     let key = keys.pop().expect("one was allocated for each class without a key");
                     change.change(Mutation::TakeSlot { tenant: tenant.no, slot: key.slot });
                     (key, version, Revision(1))
@@ -471,7 +487,7 @@ impl Vault {
                     }]));
                 }
                 sealed.push(self.seal_value(call, class_ref, revision, new, origin, expiry, change).await?);
-                self.index_value(call, policy, subject.uid, new, change)?;
+                self.index_value(call, policy, subject.uid, new, snapshot.is_some(), change)?;
             }
             let seals = former.filter(|row| row.version == version).map_or(0, |row| row.seals) + sealed.len() as u32;
             let owner = Owner { vault: self.keyring.vault(), tenant: tenant.no, uid: subject.uid, class };
@@ -533,13 +549,14 @@ impl Vault {
         Ok(SealedValue { field: new.field, bucket, origin, expire: expiry.map(|e| e.at), revision, sealed })
     }
 
-    /// Replaces the index tags of a searchable value.
+    /// The index tag of a searchable value; `replace`: there may be a former one.
     pub(crate) fn index_value(
         &self,
         call: &Call,
         policy: &Policy,
         uid: SubjectUid,
         new: &NewValue,
+        replace: bool,
         change: &mut ChangeSet,
     ) -> Result<(), VaultError> {
         let tenant = &call.tenant;
@@ -547,7 +564,9 @@ impl Vault {
         if !rule.searchable {
             return Ok(());
         }
-        change.change(Mutation::DeleteTerms { tenant: tenant.no, uid, field: Some(new.field) });
+        if replace {
+            change.change(Mutation::DeleteTerms { tenant: tenant.no, uid, field: Some(new.field) });
+        }
         let Some(normalized) = normalize(rule, &new.value) else { return Ok(()) };
         if rule.unique {
             change.require(Precondition::TermsFree {

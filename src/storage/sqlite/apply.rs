@@ -340,9 +340,12 @@ impl Apply<'_> {
                 self.run("INSERT OR IGNORE INTO free_slot(tenant, slot) VALUES (?1, ?2)", (tenant.0, slot.0))?;
             }
             TakeSlot { tenant, slot } => {
-                // That no slot has two owners is the matter of the rows that name it.
-                let sql = "DELETE FROM free_slot WHERE tenant = ?1 AND slot = ?2";
-                self.run(sql, (tenant.0, slot.0))?;
+                // That no slot has two owners is the matter of the rows that name it. One above all that were ever given
+                // is not among the free.
+                if i64::from(slot.0) < self.mark(*tenant)?.slot_next {
+                    let sql = "DELETE FROM free_slot WHERE tenant = ?1 AND slot = ?2";
+                    self.run(sql, (tenant.0, slot.0))?;
+                }
             }
             PutObject(o) => {
                 self.run(
