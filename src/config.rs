@@ -766,7 +766,13 @@ impl Default for Argon2Config {
 
 impl Default for CacheConfig {
     fn default() -> Self {
-        CacheConfig { data_keys: 100_000, tree_nodes: 2_048, ciphertext_mib: 64, access_keys: 4_096, access_key_s: 300 }
+        CacheConfig {
+            data_keys: 100_000,
+            tree_nodes: 20_000,
+            ciphertext_mib: 64,
+            access_keys: 4_096,
+            access_key_s: 300,
+        }
     }
 }
 
