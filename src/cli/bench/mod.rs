@@ -5,6 +5,7 @@
 //! time; absolute figures of a shared machine drift by more than anything that is measured here.
 
 mod echo;
+mod ends;
 mod error;
 mod os;
 mod part;
@@ -71,6 +72,7 @@ enum Group {
     Reads,
     Writes,
     Erasures,
+    Expiry,
     Start,
     Argon2,
 }
@@ -204,7 +206,7 @@ impl Bench {
         if wanted(Group::Argon2) {
             run.argon2()?;
         }
-        if [Group::Reads, Group::Writes, Group::Erasures, Group::Start].into_iter().any(wanted) {
+        if [Group::Reads, Group::Writes, Group::Erasures, Group::Expiry, Group::Start].into_iter().any(wanted) {
             run.load().await?;
         }
         if wanted(Group::Reads) {
@@ -218,6 +220,9 @@ impl Bench {
         }
         if wanted(Group::Erasures) {
             run.erasures(fdatasync).await?;
+        }
+        if wanted(Group::Expiry) {
+            run.expiry().await?;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use super::error::BenchError;
 use super::part::Part;
 use super::report::Row;
 use super::served::FIELDS;
-use super::stats::{Bound, Figure, percentile};
+use super::stats::{Bound, Figure};
 use super::wire::{Load, Window, Wire, frame, trust};
 use super::{echo, raw};
 use crate::cli::people::{Person, person};
@@ -20,17 +20,13 @@ use crate::clock::Clock;
 use crate::crypto::password::{Argon2Cost, Argon2Memory};
 use crate::grpc::pb;
 
-const GET: &str = "/pii.vault.v1.RecordService/GetFields";
+pub(super) const GET: &str = "/pii.vault.v1.RecordService/GetFields";
 const GET_MANY: &str = "/pii.vault.v1.RecordService/BatchGetFields";
 const PUT: &str = "/pii.vault.v1.RecordService/PutFields";
-const ERASE: &str = "/pii.vault.v1.ErasureService/EraseSubject";
-const ERASE_MANY: &str = "/pii.vault.v1.ErasureService/BatchEraseSubjects";
 /// Subjects that are read over and over by the hot row.
-const HOT: u64 = 1_000;
+pub(super) const HOT: u64 = 1_000;
 /// Subjects of a batch of reads.
 const BATCH: u64 = 500;
-/// Subjects of a batch of erasures: the most that a call takes.
-const ERASE_BATCH: u64 = 1_000;
 
 /// How large a run is.
 #[derive(Debug, Clone)]
@@ -53,20 +49,20 @@ pub struct Run {
     pub authority: String,
     pub rows: Vec<Row>,
     /// Ids of people, by number.
-    ids: Arc<Vec<String>>,
+    pub(super) ids: Arc<Vec<String>>,
     /// The next person that is not stored yet.
-    next: Arc<AtomicU64>,
+    pub(super) next: Arc<AtomicU64>,
 }
 
 /// A vault process and connections to it.
-struct Target {
-    part: Part,
-    wire: Arc<Wire>,
+pub(super) struct Target {
+    pub part: Part,
+    pub wire: Arc<Wire>,
     fields: Vec<u32>,
     purpose: u32,
 }
 
-fn progress(what: &str) {
+pub(super) fn progress(what: &str) {
     crate::cli::output::note(&format!("bench: {what}"));
 }
 
@@ -77,16 +73,16 @@ impl Run {
         Run { plan, clock, authority, rows: Vec::new(), ids: Arc::new(ids), next }
     }
 
-    fn vault_dir(&self) -> PathBuf {
+    pub(super) fn vault_dir(&self) -> PathBuf {
         self.plan.dir.join("vault")
     }
 
-    async fn wire(&self, port: u16, credential: &str) -> Result<Arc<Wire>, BenchError> {
+    pub(super) async fn wire(&self, port: u16, credential: &str) -> Result<Arc<Wire>, BenchError> {
         let tls = trust(&self.authority)?;
         Wire::connect(port, &tls, self.plan.connections, credential, self.clock.clone()).await
     }
 
-    async fn vault(&self, dir: &Path, core: Option<usize>) -> Result<Target, BenchError> {
+    pub(super) async fn vault(&self, dir: &Path, core: Option<usize>) -> Result<Target, BenchError> {
         let part = Part::start("vault", dir, core).await?;
         let wire = self.wire(part.port()?, part.ready["credential"].as_str().unwrap_or_default()).await?;
         let numbers = part.ready["fields"].as_array().into_iter().flatten();
@@ -267,86 +263,6 @@ impl Run {
         target.part.end().await
     }
 
-    /// Erasures: alone, many at a time, and a tenth of all while others read.
-    pub async fn erasures(&mut self, fdatasync_us: f64) -> Result<(), BenchError> {
-        progress("EraseSubject");
-        let mut target = self.vault(&self.vault_dir(), None).await?;
-        let officer = self.wire(target.part.port()?, target.part.ready["officer"].as_str().unwrap_or_default()).await?;
-        let alone = (self.plan.windows as u64 * 20).clamp(20, 1_000);
-        let beside = (self.plan.subjects / 20).clamp(64, 20_000);
-        let mass = (self.plan.subjects / 10).max(ERASE_BATCH.min(self.plan.subjects));
-        let first = self.next.fetch_add(alone + beside + mass, Ordering::Relaxed);
-        target.part.ask(json!({ "do": "load", "from": first, "count": alone + beside + mass })).await?;
-        let erase = |from: u64| move |n: u64| frame(&erase_request(&person(from + n).id));
-        let long = Duration::from_secs(600);
-
-        let load = Load { calls: alone, ..Load::new(ERASE, 1, long) };
-        let mut window = officer.drive(&load, erase(first)).await?;
-        let p99 = f64::from(percentile(&mut window.latencies, 0.99)) / 1e3;
-        let p50 = f64::from(percentile(&mut window.latencies, 0.5)) / 1e3;
-        let most = 4.0 * fdatasync_us / 1e3 + 20.0;
-        let figure = Figure { median: p99, low: p50, high: f64::from(percentile(&mut window.latencies, 1.0)) / 1e3 };
-        self.rows.push(
-            Row::plain(format!("EraseSubject alone, p99 of {alone} [p50 .. slowest]"), figure, "ms")
-                .bound(Bound::AtMost(most)),
-        );
-        let load = Load { calls: beside, ..Load::new(ERASE, 64, long) };
-        let window = officer.drive(&load, erase(first + alone)).await?;
-        self.rows.push(
-            Row::plain("EraseSubject, 64 in flight", Figure::one(window.rate()), "erasures/s")
-                .bound(Bound::AtLeast(1_000.0))
-                .aim(Bound::AtLeast(2_000.0)),
-        );
-
-        progress(&format!("erasing {mass} subjects in batches while others read"));
-        let frames = self.get_frames(&target, HOT.min(self.ids.len() as u64));
-        let reads = Load { pace: Duration::from_millis(10), ..Load::new(GET, 8, self.plan.window) };
-        let mut idle = Vec::new();
-        for _ in 0..self.plan.windows {
-            let mut window = target.wire.drive(&reads, at_random(frames.clone())).await?;
-            idle.push(f64::from(percentile(&mut window.latencies, 0.99)) / 1e3);
-        }
-        let begin = first + alone + beside;
-        let batches = mass.div_ceil(ERASE_BATCH);
-        let next = move |n: u64| {
-            let from = begin + n * ERASE_BATCH;
-            let ids = (from..(from + ERASE_BATCH).min(begin + mass)).map(|n| key(&person(n).id));
-            frame(&pb::BatchEraseSubjectsRequest { keys: ids.collect(), wait_final: true, ..Default::default() })
-        };
-        let load = Load { calls: batches, ..Load::new(ERASE_MANY, 2, long) };
-        let erasing = officer.drive(&load, next);
-        tokio::pin!(erasing);
-        let mut busy = Vec::new();
-        let erased = loop {
-            let window = target.wire.drive(&reads, at_random(frames.clone()));
-            tokio::select! {
-                erased = &mut erasing => break erased?,
-                window = window => busy.push(f64::from(percentile(&mut window?.latencies, 0.99)) / 1e3),
-            }
-        };
-        let rate = mass as f64 / erased.seconds;
-        self.rows.push(
-            Row::plain(
-                format!("erasing {mass} subjects in batches of {ERASE_BATCH}"),
-                Figure::one(erased.seconds),
-                "s",
-            )
-            .bound(Bound::AtMost(60.0 * mass as f64 / 100_000.0))
-            .aim(Bound::AtMost(30.0 * mass as f64 / 100_000.0)),
-        );
-        self.rows.push(Row::plain("the same, rate", Figure::one(rate), "erasures/s"));
-        if let (Some(idle), Some(busy)) = (Figure::of(idle), Figure::of(busy)) {
-            let ratio = Figure {
-                median: busy.median / idle.median,
-                low: busy.low / idle.high.max(f64::MIN_POSITIVE),
-                high: busy.high / idle.low.max(f64::MIN_POSITIVE),
-            };
-            let row = Row::plain("p99 of 800 paced reads a second meanwhile", busy, "ms").bound(Bound::AtMost(3.0));
-            self.rows.push(Row { floor: Some(("idle", idle)), ratio: Some(ratio), ..row });
-        }
-        target.part.end().await
-    }
-
     /// Memory and time of the start, empty and full.
     pub async fn start(&mut self) -> Result<(), BenchError> {
         progress("start and memory");
@@ -417,14 +333,14 @@ impl Run {
         Ok(f64::from(took))
     }
 
-    fn get_frames(&self, target: &Target, subjects: u64) -> Arc<Vec<Bytes>> {
+    pub(super) fn get_frames(&self, target: &Target, subjects: u64) -> Arc<Vec<Bytes>> {
         let ids = self.ids.iter().take(subjects as usize);
         Arc::new(ids.map(|id| frame(&get_request(id, target))).collect())
     }
 }
 
 /// A window with the server's CPU time for each call in microseconds.
-async fn measured(
+pub(super) async fn measured(
     part: &Part,
     wire: &Arc<Wire>,
     load: &Load,
@@ -436,16 +352,12 @@ async fn measured(
     Ok((window, cpu))
 }
 
-fn rate_of(done: &serde_json::Value) -> f64 {
+pub(super) fn rate_of(done: &serde_json::Value) -> f64 {
     done["rows"].as_f64().unwrap_or(0.0) / done["seconds"].as_f64().unwrap_or(f64::INFINITY)
 }
 
-fn key(id: &str) -> pb::SubjectKey {
+pub(super) fn key(id: &str) -> pb::SubjectKey {
     pb::SubjectKey { key: Some(pb::subject_key::Key::Subject(id.to_owned())) }
-}
-
-fn erase_request(id: &str) -> pb::EraseSubjectRequest {
-    pb::EraseSubjectRequest { key: Some(key(id)), wait_final: true, ..Default::default() }
 }
 
 fn get_request(id: &str, target: &Target) -> pb::GetFieldsRequest {
@@ -486,6 +398,6 @@ fn in_turn(frames: Arc<Vec<Bytes>>) -> impl Fn(u64) -> Bytes + Send + Sync + 'st
     move |n| frames[n as usize % frames.len()].clone()
 }
 
-fn at_random(frames: Arc<Vec<Bytes>>) -> impl Fn(u64) -> Bytes + Send + Sync + 'static {
+pub(super) fn at_random(frames: Arc<Vec<Bytes>>) -> impl Fn(u64) -> Bytes + Send + Sync + 'static {
     move |_| frames[rand::random_range(0..frames.len())].clone()
 }

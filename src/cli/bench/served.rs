@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::error::BenchError;
 use super::part::say;
 use crate::access::{FieldSet, Grant, PurposeSet, Verb, VerbSet, View};
+use crate::audit::{Action, Outcome};
 use crate::auth::{Kind, Principal};
 use crate::cli::people::person;
 use crate::clock::{Clock, SystemClock};
@@ -23,6 +24,7 @@ use crate::server::Node;
 use crate::server::run::{Ports, serve_node, tls};
 use crate::vault::access_keys::NewAccessKey;
 use crate::vault::find::Key;
+use crate::vault::item::NewItem;
 use crate::vault::read::Select;
 use crate::vault::tenant::TenantKind;
 use crate::vault::tenants::NewTenant;
@@ -34,6 +36,8 @@ const POLICY: &str = include_str!("../../../examples/tenants/jina-connect.toml")
 const TENANT: &str = "bench";
 /// The bench subject: five fields in two classes, one of them searchable.
 pub const FIELDS: [&str; 5] = ["name", "email", "organisation", "ip", "user_agent"];
+/// What sealing adds to a value: format, algorithm, class, version, nonce, tag, and the value's own kind.
+const SEALING: usize = 40;
 /// Writes that wait for the disk at a time while people are loaded.
 const LOADING: usize = 512;
 
@@ -175,8 +179,47 @@ impl Served {
         let took = |clock: &Arc<dyn Clock>| (clock.monotonic() - began).as_secs_f64();
         match request["do"].as_str().unwrap_or_default() {
             "load" => {
-                self.load(number("from"), number("count")).await?;
+                let group = match request["group"].as_str() {
+                    Some(group) => Some(self.group(group).await?),
+                    None => None,
+                };
+                self.load(number("from"), number("count"), group).await?;
                 Ok(json!({ "rows": number("count"), "seconds": took(&self.clock) }))
+            }
+            "erase group" => {
+                let group = request["group"].as_str().unwrap_or_default();
+                let group = SubjectId::parse("group", group).map_err(failed)?;
+                let call = self.call()?;
+                self.node.vault.erase_group(&call, &Context::default(), &group, None, true).await.map_err(failed)?;
+                Ok(json!({ "seconds": took(&self.clock) }))
+            }
+            "fill" => {
+                let bytes = self.fill(number("from"), number("values"), number("each")).await?;
+                Ok(json!({ "bytes": bytes, "seconds": took(&self.clock) }))
+            }
+            "shred" => {
+                let ahead = 200 * crate::clock::DAY_MS;
+                let record = self.call()?.record(Action::AdvanceClock, Outcome::Ok);
+                let later = self.node.vault.edit_settings(self.tenant, None, record, |settings| {
+                    settings.clock_offset_ms = settings.clock_offset_ms.saturating_add(ahead);
+                    Ok(())
+                });
+                later.await.map_err(failed)?;
+                let call = self.call()?;
+                let began = self.clock.monotonic();
+                let done = self.node.vault.shred_due(&call, 1_000).await.map_err(failed)?;
+                let seconds = (self.clock.monotonic() - began).as_secs_f64();
+                Ok(json!({ "rows": done.done, "seconds": seconds }))
+            }
+            "sweep" => {
+                let (call, mut rows) = (self.call()?, 0);
+                loop {
+                    let done = self.node.vault.sweep_rows(&call, 100_000).await.map_err(failed)?;
+                    rows += done.done;
+                    if !done.more {
+                        return Ok(json!({ "rows": rows, "seconds": took(&self.clock) }));
+                    }
+                }
             }
             "read" => {
                 let time = Duration::from_secs_f64(request["seconds"].as_f64().unwrap_or(1.0));
@@ -187,8 +230,40 @@ impl Served {
         }
     }
 
+    /// A group, made if it is not there.
+    async fn group(&self, name: &str) -> Result<GroupNo, BenchError> {
+        let (call, id) = (self.call()?, SubjectId::parse("group", name).map_err(failed)?);
+        match self.node.vault.group_no(&call, &id).await {
+            Ok(group) => Ok(group),
+            Err(_) => self.node.vault.create_group(&call, &id, None, Vec::new(), None).await.map_err(failed),
+        }
+    }
+
+    /// Values that end on one day, `each` a subject; answers the bytes of one as it is stored.
+    async fn fill(&self, from: u64, values: u64, each: u64) -> Result<usize, BenchError> {
+        let subjects = values.div_ceil(each);
+        self.load(from, subjects, None).await?;
+        let (call, context) = (self.call()?, self.context("service")?);
+        let field = self.field(&call, "message")?;
+        let text = |n: u64| format!("Your order {n} was sent to you today and arrives within three days.");
+        stream::iter((0..subjects).map(Ok))
+            .try_for_each_concurrent(64, |n| {
+                let (call, context) = (&call, &context);
+                async move {
+                    let id = SubjectId::parse("subject", &person_id(from + n)).map_err(failed)?;
+                    let items = n * each..((n + 1) * each).min(values);
+                    let items = items.map(|i| NewItem { value: Value::text(text(i)), origin: None });
+                    let items: Vec<_> = items.collect();
+                    let vault = &self.node.vault;
+                    vault.append_items(call, context, &id, field, &items, None, false).await.map_err(failed).map(drop)
+                }
+            })
+            .await?;
+        Ok(text(values).len() + SEALING)
+    }
+
     /// Puts people, many at a time.
-    async fn load(&self, from: u64, count: u64) -> Result<(), BenchError> {
+    async fn load(&self, from: u64, count: u64, group: Option<GroupNo>) -> Result<(), BenchError> {
         let (call, context) = (self.call()?, self.context("service")?);
         let fields = FIELDS.iter().map(|name| self.field(&call, name)).collect::<Result<Vec<_>, _>>()?;
         stream::iter((from..from + count).map(Ok))
@@ -206,7 +281,7 @@ impl Served {
                         subject: SubjectId::parse("subject", &person.id).map_err(failed)?,
                         values: fields.iter().zip(texts).map(value).collect(),
                         mode: WriteMode::Create,
-                        group: None,
+                        group,
                         etag: None,
                         erase_former: false,
                     };
