@@ -243,7 +243,7 @@ impl Served {
     async fn fill(&self, from: u64, values: u64, each: u64) -> Result<usize, BenchError> {
         let subjects = values.div_ceil(each);
         self.load(from, subjects, None).await?;
-        let (call, context) = (self.call()?, self.context("service")?);
+        let (call, context) = (self.call()?, self.context("delivery")?);
         let field = self.field(&call, "message")?;
         let text = |n: u64| format!("Your order {n} was sent to you today and arrives within three days.");
         stream::iter((0..subjects).map(Ok))

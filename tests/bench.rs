@@ -1,0 +1,46 @@
+//! `pii-vault bench` at its smallest: every row is still measured. What the figures are is not tested here.
+
+use std::process::Command;
+
+#[test]
+fn every_row_of_the_bench_is_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let output = Command::new(env!("CARGO_BIN_EXE_pii-vault"))
+        .args(["bench", "--smoke", "--json", "--dir"])
+        .arg(&run)
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    assert!(!run.exists(), "the directory of the run was left behind");
+    let table: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let rows = table["rows"].as_array().unwrap();
+    for measure in [
+        "fdatasync",
+        "Argon2id verify",
+        "control: echo against itself",
+        "hot GetFields of 500 subjects, rate",
+        "hot GetFields of 500 subjects, server CPU",
+        "GetFields at random of 500 subjects, rate",
+        "BatchGetFields",
+        "memory idle",
+        "memory with 500 subjects",
+        "ready after start, idle",
+        "ready after start, with 500 subjects",
+        "durable PutFields, 256 in flight",
+        "EraseSubject alone",
+        "EraseSubject, 64 in flight",
+        "erasing 500 subjects in batches",
+        "p99 of 800 paced reads a second, beside those batches",
+        "EraseGroup of 500 subjects",
+        "p99 of 800 paced reads a second, beside the group's erasure",
+        "shredding one bucket of 500 values",
+        "deleting its rows",
+    ] {
+        let found = rows.iter().find(|row| row["measure"].as_str().is_some_and(|name| name.starts_with(measure)));
+        let row = found.unwrap_or_else(|| panic!("no row {measure:?} in {table:#}"));
+        let figure = row["ours"]["median"].as_f64().unwrap_or_else(|| panic!("{measure} has no figure"));
+        assert!(figure > 0.0, "{measure}: {row:#}");
+    }
+}
