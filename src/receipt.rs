@@ -147,6 +147,9 @@ pub struct Receipt {
     /// When the last key archive that holds the keys ends; `None`: there is none.
     #[serde(with = "time_option")]
     pub archives_expire_at: Option<Timestamp>,
+    /// The vault had no recovery key: losing the keeper would lose the living too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub without_recovery: bool,
     /// The latest time from which old index tags are dead; `None`: nothing was searchable.
     #[serde(with = "time_option")]
     pub search_expires_at: Option<Timestamp>,
@@ -258,6 +261,9 @@ impl Receipt {
         let date = |t: Option<Timestamp>, none: &str| t.map_or(none.to_string(), Timestamp::rfc3339);
         line("Erased at", &self.erased_at.rfc3339());
         line("Key archives end", &date(self.archives_expire_at, "none held these keys"));
+        if self.without_recovery {
+            line("Recovery key", "none: losing the keeper or the root key would lose the living too");
+        }
         line("Search tags end", &date(self.search_expires_at, "nothing was searchable"));
         line("Data keys issued", &self.data_keys_issued.to_string());
         let assurance = match self.keeper.assurance {
@@ -456,6 +462,7 @@ mod tests {
             keeper: Keeper { kind: "file".into(), assurance: Assurance::Logical, retired_replicas: vec![] },
             erased_at: Timestamp(1_800_000_000_123),
             archives_expire_at: None,
+            without_recovery: false,
             search_expires_at: Some(Timestamp(1_802_592_000_000)),
             audit: AuditPosition { seq: 99, head: [7; 32] },
         }

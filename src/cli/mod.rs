@@ -28,6 +28,8 @@ mod profiles;
 pub mod quickstart;
 mod receipt;
 mod records;
+mod recovery;
+mod restore;
 mod schema;
 mod server;
 mod session;
@@ -79,6 +81,10 @@ enum Command {
     Healthcheck(server::Healthcheck),
     Doctor(server::Doctor),
     Prove(server::Prove),
+    Restore(Box<restore::Restore>),
+    /// The recovery key, and what a restore left to confirm
+    #[command(subcommand)]
+    Recovery(Box<recovery::Recovery>),
     /// Named servers and credentials
     #[command(subcommand)]
     Profile(profiles::ProfileCommand),
@@ -200,6 +206,8 @@ fn run(cli: Cli, last: Arc<Mutex<LastIds>>) -> Result<(), CliError> {
         Command::Healthcheck(args) => return on_this_machine(server::healthcheck(out, args)),
         Command::Doctor(args) => return on_this_machine(server::doctor(out, args)),
         Command::Prove(args) => return on_this_machine(server::prove_copy(out, args)),
+        Command::Restore(args) => return on_this_machine(restore::restore_vault(out, *args)),
+        Command::Recovery(args) => return on_this_machine(recovery::recovery(out, *args)),
         Command::Backup(backup::Backup::Verify(args)) => return backup::verify(out, args),
         Command::Keeper(keeper::Keeper::Add(args)) => return on_this_machine(keeper::add(out, args)),
         Command::Bench(bench) => return bench.run(out),
@@ -256,6 +264,8 @@ async fn call(s: &Session, yes: bool, command: Command) -> Result<(), CliError> 
         | Command::Healthcheck(_)
         | Command::Doctor(_)
         | Command::Prove(_)
+        | Command::Restore(_)
+        | Command::Recovery(_)
         | Command::Bench(_) => Ok(()),
     }
 }

@@ -17,8 +17,10 @@ use tonic_types::StatusExt as _;
 
 use crate::cli::error::CliError;
 use crate::cli::people::{Person, person};
+use crate::cli::recovery::recovery_key_text;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, RootKekSource, TlsConfig, TlsVersion};
+use crate::crypto::recovery::RecoveryIdentity;
 use crate::grpc::pb;
 use crate::ids::SubjectId;
 use crate::receipt::Receipt;
@@ -168,9 +170,17 @@ impl Quickstart {
         write_private(&dir.join("tls/server.pem"), &certificates.certificate)?;
         write_private(&dir.join("tls/server.key"), &certificates.private_key)?;
         let mut config = configuration(&dir, self.port);
-        let made = init(&config, clock.clone()).await.map_err(|e| failed("cannot make the vault")(&e))?;
+        let recovery = RecoveryIdentity::generate();
+        let recipients = [recovery.recipient()];
+        let made = init(&config, &recipients, clock.clone()).await.map_err(|e| failed("cannot make the vault")(&e))?;
+        let public = data_encoding::HEXLOWER.encode(&made.public_key);
+        let key_file = dir.join("secrets/recovery.key");
+        write_private(&key_file, &recovery_key_text(&recovery, 1, &made.vault.to_string(), &public))?;
         write_private(&dir.join("secrets/operator.key"), &made.operator_key)?;
         step.say(&format!("a new vault in {}: database, keeper, root key, certificates", dir.display()));
+        step.note(
+            "its recovery key is in secrets/recovery.key: a real one is kept offline, on no machine of the vault",
+        );
 
         let (ports, free) = bind(&mut config).await?;
         if free {

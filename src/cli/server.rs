@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::cli::error::CliError;
 use crate::cli::output::Output;
+use crate::cli::recovery::RecoveryArgs;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, RootKekSource};
 use crate::keyring::TenantKeyState;
@@ -44,16 +45,20 @@ impl ConfigArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   pii-vault init --config /etc/pii-vault/pii-vault.toml --operator-key-file operator.key
+  pii-vault init --config pii-vault.toml --operator-key-file operator.key --recovery-out recovery.key
   pii-vault init --set data_dir=data --set keeper.paths=keeper --set root_kek.provider=file --set root_kek.path=root.key
 
 A root key file that is not there is made. Nothing that exists is overwritten. Keep the root key, the keeper and the data
-on different disks; whoever loses keeper or root key loses every subject.")]
+on different disks. A recovery key is made and shown once; with it and a copy of the backups folder everyone living comes
+back after the loss of all of that. Keep it offline: it opens what was archived before an erasure, until that expires.")]
 pub struct Init {
     #[command(flatten)]
     config: ConfigArgs,
     /// File for the first operator's access key (mode 600); without it the key is printed once
     #[arg(long, value_name = "FILE")]
     operator_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    recovery: RecoveryArgs,
 }
 
 /// Serves until SIGTERM or SIGINT; SIGHUP reads certificates again
@@ -120,7 +125,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn unexpected(error: impl std::error::Error) -> CliError {
+pub fn unexpected(error: impl std::error::Error) -> CliError {
     CliError::Unexpected(chain(&error))
 }
 
@@ -130,8 +135,10 @@ pub async fn init_vault(out: Output, args: Init) -> Result<(), CliError> {
     if let Some(path) = args.operator_key_file.as_ref().filter(|path| path.exists()) {
         return Err(CliError::Usage(format!("{} exists already", path.display())));
     }
-    let made = init(&config, clock).await.map_err(unexpected)?;
+    let recovery = args.recovery.prepare(out)?;
+    let made = init(&config, &recovery.recipients, clock).await.map_err(unexpected)?;
     let public = data_encoding::HEXLOWER.encode(&made.public_key);
+    recovery.finish(&made.vault.to_string(), &public)?;
     let in_file = match &args.operator_key_file {
         Some(path) => {
             crate::cli::quickstart::write_private(path, &made.operator_key)?;
@@ -141,6 +148,10 @@ pub async fn init_vault(out: Output, args: Init) -> Result<(), CliError> {
     };
     if out.json {
         let mut document = json!({ "vault": made.vault.to_string(), "public_key": public });
+        document["recovery_recipients"] = recovery.texts().into();
+        if let Some(key) = recovery.unseen() {
+            document["recovery_key"] = key.as_str().into();
+        }
         match in_file {
             Some(path) => document["operator_key_file"] = path.into(),
             None => document["operator_key"] = made.operator_key.as_str().into(),
@@ -158,7 +169,7 @@ pub async fn init_vault(out: Output, args: Init) -> Result<(), CliError> {
     }
     out.line("")?;
     out.line("Publish the public key: receipts and checkpoints are verified with it.")?;
-    out.line("There is no recovery key in this version: whoever loses the keeper or the root key loses every subject.")
+    recovery.tell(out)
 }
 
 pub async fn serve(out: Output, args: Serve) -> Result<(), CliError> {
@@ -235,11 +246,6 @@ pub async fn doctor(out: Output, args: Doctor) -> Result<(), CliError> {
     {
         rows.push(("bad", "root_kek.path".into(), "the root key lies with the data: a thief of one has both".into()));
     }
-    rows.push((
-        "doubtful",
-        "recovery".into(),
-        "no recovery key: whoever loses keeper or root key loses everyone".into(),
-    ));
     match Node::open(&config, Arc::new(SystemClock::new())).await {
         Ok(node) => {
             node.vault.watch_clock().await.map_err(unexpected)?;
@@ -249,6 +255,10 @@ pub async fn doctor(out: Output, args: Doctor) -> Result<(), CliError> {
             if node.vault.clock_jump().is_some() {
                 let what = "jumped since the vault last saw it: set it, or confirm it with --confirm-clock";
                 rows.push(("bad", "clock".into(), what.into()));
+            }
+            if !node.vault.has_recovery() {
+                let what = "no recovery key: whoever loses keeper or root key loses everyone";
+                rows.push(("doubtful", "recovery".into(), what.into()));
             }
             let states = node.keyring.states();
             for (tenant, state) in &states {

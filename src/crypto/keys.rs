@@ -106,6 +106,19 @@ impl NodeKeys {
     pub fn set_child(&mut self, index: usize, key: &NodeKey) {
         self.0.expose_mut()[index * 32..(index + 1) * 32].copy_from_slice(key.bytes());
     }
+    /// Keeps the key at `index` of another leaf: one that is rebuilt.
+    pub fn keep(&mut self, index: usize, from: &NodeKeys) {
+        self.0.expose_mut()[index * 32..(index + 1) * 32].copy_from_slice(from.key(index));
+    }
+    /// All keys as they are sealed to recovery keys.
+    pub(in crate::crypto) fn bytes(&self) -> &[u8] {
+        self.0.expose()
+    }
+    /// Takes over `NODE_BYTES` bytes that were a node's keys before.
+    pub(in crate::crypto) fn from_secret(bytes: Secret<Box<[u8]>>) -> Self {
+        debug_assert_eq!(bytes.expose().len(), NODE_BYTES);
+        NodeKeys(bytes)
+    }
     /// A copy for changing while others still read the old one.
     pub fn duplicate(&self) -> Self {
         NodeKeys(Secret::new(self.0.expose().clone()))
@@ -131,6 +144,10 @@ fn open_node(key: &[u8; 32], aad: &Aad, blob: &[u8]) -> Result<NodeKeys, OpenErr
 }
 
 impl RootKek {
+    /// A second handle on the same key: a restore opens what it made.
+    pub fn again(&self) -> Self {
+        RootKek::from_bytes(self.bytes())
+    }
     /// First 16 bytes of HKDF(KEK, "root kek id"): names the version that wrapped a root.
     pub fn id(&self) -> [u8; 16] {
         *derive::<16>(&[self.bytes()], Label::RootKekId, &[])

@@ -8,6 +8,7 @@ pub mod keys;
 pub mod merkle;
 pub mod password;
 pub mod random;
+pub mod recovery;
 pub mod sign;
 
 #[cfg(test)]

@@ -117,7 +117,10 @@ fn keyring(error: KeyringError) -> Status {
         KeyringError::UnknownTenant { .. } => not_found(),
         KeyringError::OtherKey { .. } | KeyringError::Damaged { .. } => data_loss(),
         KeyringError::Full { .. } | KeyringError::Uncovered { .. } => no_slots(),
-        KeyringError::WrongKek | KeyringError::NoSigningKey | KeyringError::NumberTaken { .. } => logged(&error),
+        KeyringError::WrongKek
+        | KeyringError::NoSigningKey
+        | KeyringError::NumberTaken { .. }
+        | KeyringError::Recovery(_) => logged(&error),
         KeyringError::Stopped => closed(),
         KeyringError::Store(error) => store(error),
         KeyringError::Keeper(KeeperError::ReplicaAway { .. } | KeeperError::NoReplica) => {

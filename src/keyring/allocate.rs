@@ -3,51 +3,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-
-use async_trait::async_trait;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::crypto::keys::FAN_OUT;
-use crate::ids::{Generation, Ordinal, Slot, TenantNo};
-use crate::keyring::tree::{LEAVES, OpenNode, RESERVED, SLOTS};
+use crate::ids::Slot;
+use crate::keyring::tree::{LEAVES, RESERVED, SLOTS};
 use crate::storage::SlotUse;
 
 const FAN: u32 = FAN_OUT as u32;
 /// Most leaves born at once: 14,400 slots.
 pub const MOST_BORN: u32 = 120;
-
-/// A leaf that is to be covered, in clear.
-pub struct NewLeaf {
-    pub ordinal: Ordinal,
-    pub generation: Generation,
-    pub node: OpenNode,
-}
-
-/// The covering rule: a slot may be given only when its present key is in a durable leaf record of the key archive.
-#[async_trait]
-pub trait Covering: Send + Sync {
-    /// Whether there is a recovery key at all. If not, dropped slots are given again at once.
-    fn active(&self) -> bool;
-    /// Records new leaves, durably, before any of their slots is given.
-    async fn cover(&self, tenant: TenantNo, leaves: Vec<NewLeaf>) -> Result<(), CoveringError>;
-}
-
-/// The leaves could not be recorded: their slots are not given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the key archive could not be written")]
-pub struct CoveringError;
-
-/// No recovery key: whoever loses the keeper or the root KEK loses every subject. Said loudly when the vault opens.
-pub struct Uncovered;
-
-#[async_trait]
-impl Covering for Uncovered {
-    fn active(&self) -> bool {
-        false
-    }
-    async fn cover(&self, _: TenantNo, _: Vec<NewLeaf>) -> Result<(), CoveringError> {
-        Ok(())
-    }
-}
 
 /// What one tenant may give, in memory. A slot is in at most one place: above `next`, free, held back, or given.
 #[derive(Debug)]
@@ -60,13 +25,22 @@ pub struct Slots {
     free: BTreeMap<u32, BTreeSet<u32>>,
     /// Dropped, and not yet in a key archive that was rewritten since.
     held_back: Vec<u32>,
+    /// Told apart from what was in memory before the rows were read again.
+    reading: u64,
 }
 
+/// Slots that were held back at a moment: of which reading of the rows, and how many.
+pub type HeldBack = (u64, usize);
+
+static READINGS: AtomicU64 = AtomicU64::new(0);
+
 impl Slots {
-    /// From what the database says. With a key archive, slots that were freed before count as not covered.
-    pub fn new(used: &SlotUse, born: u32, covering: bool) -> Self {
-        let mut slots = Slots { next: used.next.0.max(RESERVED), born, free: BTreeMap::new(), held_back: Vec::new() };
-        slots.give_back(&used.free, covering);
+    /// From what the database says. With `hold_back`, slots that were freed before wait for a rewritten key archive.
+    pub fn new(used: &SlotUse, born: u32, hold_back: bool) -> Self {
+        let reading = READINGS.fetch_add(1, Ordering::Relaxed);
+        let next = used.next.0.max(RESERVED);
+        let mut slots = Slots { next, born, free: BTreeMap::new(), held_back: Vec::new(), reading };
+        slots.give_back(&used.free, hold_back);
         slots
     }
 
@@ -128,10 +102,17 @@ impl Slots {
         }
     }
 
-    /// The key archive was rewritten: what was held back may be given.
-    pub fn covered(&mut self) {
-        let slots: Vec<Slot> = self.held_back.drain(..).map(Slot).collect();
-        self.give_back(&slots, false);
+    /// What waits for a rewritten key archive now.
+    pub fn held_back(&self) -> HeldBack {
+        (self.reading, self.held_back.len())
+    }
+
+    /// The key archive was rewritten: what was held back before it began may be given.
+    pub fn covered(&mut self, before: HeldBack) {
+        if before.0 == self.reading {
+            let slots: Vec<Slot> = self.held_back.drain(..before.1).map(Slot).collect();
+            self.give_back(&slots, false);
+        }
     }
 
     /// Which leaves to birth so that `n` fresh slots are there: as many as there are, at most 120, and at least enough.
@@ -177,8 +158,12 @@ mod tests {
     fn reserved_slots_are_never_given_back_and_uncovered_ones_wait() {
         let mut slots = Slots::new(&SlotUse { next: Slot(120), free: vec![Slot(3), Slot(50)] }, 1, true);
         assert_eq!(slots.take(1), None);
-        slots.covered();
-        assert_eq!(slots.take(1), Some(vec![Slot(50)]));
+        let before = slots.held_back();
+        slots.give_back(&[Slot(51)], true);
+        slots.covered((before.0 + 1_000_000, 1));
+        assert_eq!(slots.take(1), None, "of another reading");
+        slots.covered(before);
+        assert_eq!(slots.take(1), Some(vec![Slot(50)]), "and not what was dropped meanwhile");
         assert_eq!(slots.take(1), None);
         slots.give_back(&[Slot(60), Slot(0)], false);
         assert_eq!(slots.take(1), Some(vec![Slot(60)]));

@@ -83,6 +83,8 @@ pub enum LedgerError {
     Io { what: String },
 }
 
+/// `number` of an `Erased` entry whose operation took the whole subject: a tombstone stands for it.
+pub const WHOLE: u32 = 1;
 /// Where the first batch begins.
 pub const START: u64 = 512;
 /// Most entries in a batch.

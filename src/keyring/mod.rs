@@ -6,8 +6,10 @@ pub mod ledger;
 pub mod root;
 
 pub mod allocate;
+pub mod archive;
 pub mod cache;
 pub mod care;
+pub mod rebuild;
 pub mod state;
 pub mod swap;
 pub mod tree;
@@ -16,7 +18,7 @@ pub mod tree;
 mod proof;
 mod ring;
 
-pub use allocate::{Covering, CoveringError, NewLeaf, Uncovered};
+pub use archive::{KeyArchive, RecoverySetting, SettingRefused};
 pub use ring::{ClassRef, KeyRef, Keyring, KeyringError, KeyringOptions, SecretKind, secret_slot};
 pub use state::TenantKeyState;
 pub use swap::{Hook, SwapError, SwapOp, SwapPoint, Swapped};

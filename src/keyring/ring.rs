@@ -11,7 +11,8 @@ use crate::crypto::aad::Aad;
 use crate::crypto::keys::{ClassKeys, Dek, RootKek, TenantRoot, TenantSecret};
 use crate::crypto::sign::Signing;
 use crate::ids::*;
-use crate::keyring::allocate::{Covering, Slots, Uncovered};
+use crate::keyring::allocate::Slots;
+use crate::keyring::archive::{KeyArchive, NewLeaf, SettingRefused};
 use crate::keyring::cache::{ClassCache, NodeCache};
 use crate::keyring::keeper::{
     Anchor, Keeper, KeeperError, OwnBlock, RootBlock, open_signing, root_block_aad, seal_signing,
@@ -96,6 +97,8 @@ pub enum KeyringError {
     /// The number is in the keeper or the database already.
     #[error("tenant number {tenant} is taken")]
     NumberTaken { tenant: TenantNo },
+    #[error(transparent)]
+    Recovery(#[from] SettingRefused),
     /// The task that swaps roots died; restart.
     #[error("the keyring has stopped")]
     Stopped,
@@ -113,15 +116,16 @@ pub struct KeyringOptions {
     /// Class keys with ready ciphers, about 800 bytes each.
     pub class_keys: usize,
     pub clock: Arc<dyn Clock>,
-    pub covering: Arc<dyn Covering>,
+    /// The key archive, active or not; `None` only where nothing is ever recorded.
+    pub archive: Option<Arc<KeyArchive>>,
     /// Called at each point of a swap; for crash tests.
     pub hook: Option<Hook>,
 }
 
 impl KeyringOptions {
-    /// 64 MiB of nodes, 20,000 class keys, no covering.
+    /// 64 MiB of nodes, 20,000 class keys, no key archive.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        KeyringOptions { node_bytes: 64 << 20, class_keys: 20_000, clock, covering: Arc::new(Uncovered), hook: None }
+        KeyringOptions { node_bytes: 64 << 20, class_keys: 20_000, clock, archive: None, hook: None }
     }
 }
 
@@ -232,7 +236,10 @@ impl Keyring {
         let signing = Arc::new(open_signing(vault, &kek, &block).map_err(|_| KeyringError::WrongKek)?);
         let public_keys = vec![signing.public()];
         keeper.unlock(signing.clone());
-        if !options.covering.active() {
+        if let Some(archive) = &options.archive {
+            archive.unlock(signing.clone(), &public_keys)?;
+        }
+        if !options.archive.as_ref().is_some_and(|archive| archive.active()) {
             tracing::warn!(
                 "there is no recovery key: whoever loses the keeper or the root key loses every subject of this vault"
             );
@@ -369,6 +376,7 @@ impl Keyring {
         let root = TenantRoot::generate();
         let grown = self.tree(no).plant(&root, generation);
         self.keeper.write_next(self.wrap(no, generation, &root)).await?;
+        self.cover(no, generation, &grown).await?;
         let mut change = ChangeSet { preconditions: with.preconditions, ..ChangeSet::default() };
         change.change(Mutation::PutTenant(TenantRow { generation, ..row }));
         change.mutations.extend(grown.rows.into_iter().map(Mutation::PutNode));
@@ -441,13 +449,31 @@ impl Keyring {
         }
     }
 
-    /// The tenant's key archive was rewritten: slots dropped before may be given again.
-    pub fn covered(&self, tenant: TenantNo) {
-        if let Ok(keys) = self.tenant(tenant)
-            && let Some(free) = keys.slots.lock().as_mut()
-        {
-            free.covered();
-        }
+    /// The key archive, if there is one, active or not.
+    pub fn archive(&self) -> Option<&Arc<KeyArchive>> {
+        self.options.archive.as_ref()
+    }
+
+    /// Whether slots must be recorded before they are given.
+    pub(super) fn covering(&self) -> bool {
+        self.archive().is_some_and(|archive| archive.active())
+    }
+
+    /// Records the leaves among new nodes, before any of their slots is given.
+    async fn cover(&self, tenant: TenantNo, tree: Generation, grown: &tree::Grown) -> Result<(), KeyringError> {
+        let Some(archive) = self.archive().filter(|archive| archive.active()) else { return Ok(()) };
+        let leaves = grown.nodes.iter().filter(|(ordinal, _)| tree::level(**ordinal) == 3);
+        let leaves = leaves.map(|(ordinal, node)| NewLeaf { ordinal: *ordinal, node: node.duplicate() });
+        let covered = archive.cover(tenant, tree, leaves.collect()).await;
+        covered.map_err(|_| KeyringError::Uncovered { tenant })
+    }
+
+    /// What is recorded of a tenant.
+    async fn recorded(&self, tenant: TenantNo) -> Result<(u32, Option<Generation>), KeyringError> {
+        let Some(archive) = self.archive().cloned() else { return Ok((0, None)) };
+        let state = tokio::task::spawn_blocking(move || archive.state(tenant)).await;
+        let state = state.map_err(|_| KeyringError::Stopped)?;
+        Ok((state.map_or(0, |state| state.leaves), state.map(|state| state.generation)))
     }
 
     /// Reads what may be given, or births leaves, until `n` slots can be given.
@@ -459,8 +485,16 @@ impl Keyring {
         if !known {
             let used = self.store.slots(tenant).await?;
             let born = self.count_leaves(tenant, used.next).await?;
-            let slots = Slots::new(&used, born, self.options.covering.active());
-            *keys.slots.lock() = Some(slots);
+            let mut hold_back = false;
+            if self.covering() {
+                // The folder of archives was lost, or a recovery key was added to a vault that had none.
+                if self.recorded(tenant).await?.0 < born {
+                    self.rewrite(keys, true).await?;
+                }
+                let present = keys.present.read().as_ref().map(|present| present.generation);
+                hold_back = self.recorded(tenant).await?.1 != present;
+            }
+            *keys.slots.lock() = Some(Slots::new(&used, born, hold_back));
         }
         let leaves = {
             let slots = keys.slots.lock();
@@ -480,15 +514,12 @@ impl Keyring {
             .collect();
         let nodes = self.open_nodes(keys, above, Keep::Copies, true).await?;
         let grown = self.tree(tenant).birth(&nodes, leaves.clone()).map_err(|source| damaged(tenant, source))?;
-        if self.options.covering.active() {
-            let new = grown.nodes.iter().filter(|(ordinal, _)| tree::level(**ordinal) == 3);
-            let new = new.map(|(ordinal, node)| crate::keyring::allocate::NewLeaf {
-                ordinal: *ordinal,
-                generation: node.generation,
-                node: node.duplicate(),
-            });
-            let covered = self.options.covering.cover(tenant, new.collect()).await;
-            covered.map_err(|_| KeyringError::Uncovered { tenant })?;
+        if self.covering() {
+            if self.recorded(tenant).await?.0 < leaves.start {
+                // It was there, and is not any more: somebody moved or emptied the folder.
+                self.rewrite(keys, true).await?;
+            }
+            self.cover(tenant, generation, &grown).await?;
         }
         let mut change = ChangeSet::default();
         change.require(crate::storage::Precondition::TreeGeneration { tenant, generation });
@@ -510,7 +541,7 @@ impl Keyring {
     }
 
     /// Leaves are born in order, at most 120 at once and ahead of need: looks for the last one from the highest slot on.
-    async fn count_leaves(&self, tenant: TenantNo, next: Slot) -> Result<u32, KeyringError> {
+    pub(super) async fn count_leaves(&self, tenant: TenantNo, next: Slot) -> Result<u32, KeyringError> {
         const STEP: u32 = 130;
         let mut born = next.0.div_ceil(120).max(1);
         loop {

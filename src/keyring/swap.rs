@@ -366,7 +366,7 @@ impl Keyring {
             self.classes.purge_slots(keys.no, &dropped);
         }
         if let Some(free) = keys.slots.lock().as_mut() {
-            free.give_back(slots, self.options.covering.active());
+            free.give_back(slots, self.covering());
         }
     }
 }

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use crate::clock::{Clock, DAY_MS, Timestamp};
@@ -44,18 +43,10 @@ pub enum Part {
     Both,
 }
 
-/// The key archive, as far as a backup needs it.
-#[async_trait]
-pub trait KeyArchive: Send + Sync {
-    /// Writes it anew, durably, so that it covers every slot of now.
-    async fn rewrite(&self) -> Result<(), BackupError>;
-}
-
 /// See the module.
 pub struct Backups {
     vault: Arc<Vault>,
     sources: Sources,
-    keys: Option<Arc<dyn KeyArchive>>,
     clock: Arc<dyn Clock>,
     options: BackupOptions,
     /// Held by the one that runs.
@@ -66,17 +57,10 @@ pub struct Backups {
 }
 
 impl Backups {
-    /// `keys`: the key archive; `None` without a recovery key.
-    pub fn new(
-        vault: Arc<Vault>,
-        sources: Sources,
-        keys: Option<Arc<dyn KeyArchive>>,
-        clock: Arc<dyn Clock>,
-        options: BackupOptions,
-    ) -> Arc<Self> {
+    pub fn new(vault: Arc<Vault>, sources: Sources, clock: Arc<dyn Clock>, options: BackupOptions) -> Arc<Self> {
         let one = Arc::new(tokio::sync::Mutex::new(()));
         let (running, tried) = (Mutex::new(None), Mutex::new(None));
-        Arc::new(Backups { vault, sources, keys, clock, options, one, running, tried })
+        Arc::new(Backups { vault, sources, clock, options, one, running, tried })
     }
 
     /// Where archives go and how long they stay.
@@ -89,7 +73,7 @@ impl Backups {
     /// # Errors
     /// `Denied` for others than operators, `WrongState` where keys are wanted and there is no recovery key.
     pub async fn start(self: &Arc<Self>, call: &Call, part: Part) -> Result<Operation, VaultError> {
-        if part == Part::Keys && self.keys.is_none() {
+        if part == Part::Keys && !self.vault.has_recovery() {
             return Err(VaultError::WrongState("there is no recovery key, so there is no key archive"));
         }
         let Ok(turn) = self.one.clone().try_lock_owned() else {
@@ -156,10 +140,12 @@ impl Backups {
             let written = data_archive::write(&self.sources, &self.options.dir, now, horizon, pace).await?;
             tracing::info!(archive = written.name, bytes = written.manifest.bytes(), "a data archive was written");
         }
-        if part != Part::Data
-            && let Some(keys) = &self.keys
-        {
-            keys.rewrite().await?;
+        if part != Part::Data {
+            let written = self.vault.write_key_archives(part == Part::Keys).await;
+            let written = written.map_err(|error| BackupError::Keys { what: error.to_string() })?;
+            if !written.failed.is_empty() {
+                return Err(BackupError::Keys { what: format!("{} tenants", written.failed.len()) });
+            }
         }
         self.prune_at(now, false).await?;
         self.tell_age().await;

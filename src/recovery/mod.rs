@@ -6,4 +6,7 @@ pub mod catalogue;
 pub mod data_archive;
 pub mod layout;
 pub mod manifest;
+pub mod replay;
+pub mod restore;
+pub mod swapping;
 pub mod verify;

@@ -4,6 +4,7 @@
 pub mod network;
 pub mod node;
 pub mod prove;
+pub mod restore;
 pub mod run;
 
 pub use network::{Network, NetworkError, Ops, serve_network, signals};

@@ -13,16 +13,20 @@ use crate::clock::Clock;
 use crate::config::{Config, RootKekSource};
 use crate::crypto::keys::RootKek;
 use crate::crypto::password::Argon2Cost;
+use crate::crypto::recovery::RecoveryRecipient;
 use crate::ids::*;
+use crate::keyring::archive::setting::SETTING;
 use crate::keyring::keeper::FileKeeper;
 use crate::keyring::keeper::{Keeper, KeeperError, ReplicaStatus};
 use crate::keyring::root::{PassphraseParams, PassphraseSource, RootError, RootSpec, create_key_file};
-use crate::keyring::{Keyring, KeyringError, KeyringOptions};
+use crate::keyring::{KeyArchive, Keyring, KeyringError, KeyringOptions, RecoverySetting};
 use crate::recovery::backups::Backups;
 use crate::recovery::data_archive::Sources;
+use crate::recovery::layout;
+use crate::recovery::swapping::{self, Found, Places};
 use crate::storage::readlog::{ReadLog, ReadLogError, ReadLogOptions};
 use crate::storage::sqlite::{Options as SqliteOptions, SqliteStore};
-use crate::storage::{ChangeSet, Store, StoreError, TenantRow, TenantState};
+use crate::storage::{ChangeSet, Mutation, ObjectKind, ObjectRow, Store, StoreError, TenantRow, TenantState};
 use crate::vault::tenant::{TenantKind, TenantSettings};
 use crate::vault::{Vault, VaultError, VaultOptions};
 
@@ -87,6 +91,12 @@ fn database(config: &Config) -> PathBuf {
     config.data_dir.join("vault.db")
 }
 
+/// What a restore is about.
+pub(super) fn places(config: &Config) -> Places {
+    let (data_dir, keepers) = (config.data_dir.clone(), config.keeper.paths.clone());
+    Places { data_dir, keepers, backups: config.backups_dir() }
+}
+
 fn audit_dir(config: &Config) -> PathBuf {
     config.data_dir.join("read-audit")
 }
@@ -101,7 +111,7 @@ fn passphrase_params(config: &Config) -> Result<PathBuf, NodeError> {
     config.keeper.paths.first().map(|dir| dir.join("passphrase.json")).ok_or(NodeError::NoKeeper)
 }
 
-fn root_spec(config: &Config) -> Result<RootSpec, NodeError> {
+pub(super) fn root_spec(config: &Config) -> Result<RootSpec, NodeError> {
     Ok(match config.root_kek.clone().ok_or(NodeError::NoRootKek)? {
         RootKekSource::File { path } => RootSpec::File { path },
         RootKekSource::Env { name } => RootSpec::Env { name },
@@ -119,7 +129,7 @@ fn root_spec(config: &Config) -> Result<RootSpec, NodeError> {
 }
 
 /// Makes what a source needs and does not have yet: a key file, or the salt of a passphrase.
-fn prepare_root(config: &Config) -> Result<(), NodeError> {
+pub(super) fn prepare_root(config: &Config) -> Result<(), NodeError> {
     match &config.root_kek {
         Some(RootKekSource::File { path }) if !path.exists() => {
             if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
@@ -127,7 +137,7 @@ fn prepare_root(config: &Config) -> Result<(), NodeError> {
             }
             create_key_file(path)?;
         }
-        Some(RootKekSource::Passphrase { .. }) => {
+        Some(RootKekSource::Passphrase { .. }) if !passphrase_params(config)?.exists() => {
             PassphraseParams::generate(PassphraseParams::COST).create(&passphrase_params(config)?)?;
         }
         _ => {}
@@ -143,14 +153,22 @@ fn sqlite_options(config: &Config, vault: VaultId) -> SqliteOptions {
     options
 }
 
-fn keyring_options(config: &Config, clock: Arc<dyn Clock>) -> KeyringOptions {
+fn keyring_options(
+    config: &Config,
+    vault: VaultId,
+    recovery: Option<Vec<u8>>,
+    clock: Arc<dyn Clock>,
+) -> KeyringOptions {
+    let keys = layout::keys(&config.backups_dir());
+    let archive = KeyArchive::new(keys, vault, recovery, config.backup.horizon_days, clock.clone());
     let mut options = KeyringOptions::new(clock);
+    options.archive = Some(Arc::new(archive));
     options.node_bytes = config.cache.tree_nodes * 3_840;
     options.class_keys = config.cache.data_keys;
     options
 }
 
-fn vault_options(config: &Config) -> VaultOptions {
+pub(super) fn vault_options(config: &Config) -> VaultOptions {
     let mut options = VaultOptions::new();
     options.root_provider = match &config.root_kek {
         Some(RootKekSource::Env { .. }) => "environment",
@@ -172,8 +190,13 @@ fn vault_options(config: &Config) -> VaultOptions {
 }
 
 /// Makes a vault: root key (where it is a file that is not there yet), keeper, database, tenant 0, and the first
-/// operator's access key. Refuses to touch anything that exists.
-pub async fn init(config: &Config, clock: Arc<dyn Clock>) -> Result<Initialised, InitError> {
+/// operator's access key. Keys are archived for `recovery`, to which nobody is: no archive. Refuses to touch anything
+/// that exists.
+pub async fn init(
+    config: &Config,
+    recovery: &[RecoveryRecipient],
+    clock: Arc<dyn Clock>,
+) -> Result<Initialised, InitError> {
     let path = database(config);
     if path.exists() {
         return Err(InitError::Exists { path });
@@ -201,9 +224,14 @@ pub async fn init(config: &Config, clock: Arc<dyn Clock>) -> Result<Initialised,
             .expect("settings are a plain struct"),
         revision: Revision(1),
     };
-    let options = keyring_options(config, clock.clone());
+    let options = keyring_options(config, vault, None, clock.clone());
+    let setting = RecoverySetting::new(vault, recovery, clock.now());
+    if let Some(archive) = &options.archive {
+        archive.put_setting(setting.clone()).map_err(|refused| NodeError::Keyring(refused.into()))?;
+    }
     let keyring = Keyring::init(store.clone(), keeper, kek, options, row, ChangeSet::default()).await;
     let keyring = keyring.map_err(NodeError::from)?;
+    put_recovery_setting(&*store, &keyring, &setting).await.map_err(NodeError::from)?;
     let node = assemble(config, store, keyring, clock).await?;
     let name = Name::parse("access key", "first-operator").expect("a constant of the right form");
     let issued = node.vault.issue_first_key(name).await.map_err(NodeError::from)?;
@@ -229,10 +257,29 @@ pub async fn add_replicas(config: &Config, clock: Arc<dyn Clock>) -> Result<Vec<
     Ok(replicas)
 }
 
+/// Stores to whom keys are archived, signed.
+async fn put_recovery_setting(store: &dyn Store, ring: &Keyring, setting: &RecoverySetting) -> Result<(), StoreError> {
+    let mut change = ChangeSet::default();
+    change.change(Mutation::PutObject(ObjectRow {
+        tenant: TenantNo::VAULT,
+        kind: ObjectKind::Setting,
+        key: SETTING.to_vec(),
+        revision: Revision(1),
+        body: setting.sign(&ring.signing()),
+    }));
+    store.commit(change).await.map(|_| ())
+}
+
 impl Node {
     /// Opens an existing vault.
     pub async fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Node, NodeError> {
         let path = database(config);
+        let at = |source| NodeError::Path { path: config.data_dir.clone(), source };
+        match swapping::finish(&places(config)).map_err(at)? {
+            Found::Nothing => {}
+            Found::Undone => tracing::warn!("a restore that was interrupted was removed: the vault is as it was"),
+            Found::Finished => tracing::warn!("a restore that was interrupted was finished"),
+        }
         if !path.exists() {
             return Err(NodeError::NoVault { path: config.data_dir.clone() });
         }
@@ -242,7 +289,9 @@ impl Node {
         let kek: RootKek = root_spec(config)?.provider().load().await?;
         let keeper: Arc<dyn Keeper> = Arc::new(FileKeeper::open(&config.keeper.paths)?);
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(sqlite_options(config, keeper.vault()))?);
-        let keyring = Keyring::open(store.clone(), keeper, kek, keyring_options(config, clock.clone())).await?;
+        let recovery = store.object(TenantNo::VAULT, ObjectKind::Setting, SETTING.to_vec()).await?;
+        let options = keyring_options(config, keeper.vault(), recovery.map(|row| row.body), clock.clone());
+        let keyring = Keyring::open(store.clone(), keeper, kek, options).await?;
         assemble(config, store, keyring, clock).await
     }
 
@@ -278,7 +327,7 @@ async fn assemble(
     let vault =
         Vault::open(store.clone(), keyring.clone(), read_log.clone(), clock.clone(), vault_options(config)).await?;
     let sources = Sources { store: store.clone(), keyring: keyring.clone(), read_log: read_log.clone() };
-    let backups = Backups::new(vault.clone(), sources, None, clock, config.backup_options());
+    let backups = Backups::new(vault.clone(), sources, clock, config.backup_options());
     vault.end_interrupted_backups().await?;
     Ok(Node { vault, store, keyring, read_log, backups })
 }

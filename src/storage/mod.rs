@@ -308,6 +308,9 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Page<Arc<SubjectSnapshot>>, StoreError>;
     /// A number for a new subject; numbers are given once, in order, and lost ones are never reused.
     fn next_uid(&self) -> SubjectUid;
+    /// Numbers below this one are not given any more: an older database forgets which were. Durable with the next
+    /// commit or an orderly close.
+    fn skip_uids(&self, below: SubjectUid);
 
     /// Tenants by number; all of them.
     async fn tenants(&self) -> Result<Vec<TenantRow>, StoreError>;
@@ -323,6 +326,8 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Vec<NodeRow>, StoreError>;
     /// The highest slot ever given to a class or a bucket, and the free ones below it.
     async fn slots(&self, tenant: TenantNo) -> Result<SlotUse, StoreError>;
+    /// Slots from `from` to before `to` that are given to a class or a bucket, ascending; for a restore.
+    async fn slot_owners(&self, tenant: TenantNo, from: Slot, to: Slot) -> Result<Vec<SlotOwner>, StoreError>;
 
     /// Item groups of a subject's field, by bucket; of all its fields where `field` is `None`.
     async fn item_groups(&self, uid: SubjectUid, field: Option<FieldNo>) -> Result<Vec<ItemGroupRow>, StoreError>;

@@ -51,6 +51,21 @@ pub struct SlotUse {
     pub free: Vec<Slot>,
 }
 
+/// What a slot is given to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SlotUser {
+    Class { uid: SubjectUid, class: ClassNo, version: DekVersion },
+    Expiry { class: ClassNo, bucket: Bucket },
+}
+
+/// A slot that is given, and which key must lie there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlotOwner {
+    pub slot: Slot,
+    pub dek: DekId,
+    pub user: SlotUser,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum SubjectState {

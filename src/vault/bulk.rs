@@ -219,7 +219,7 @@ impl Vault {
                     None => next.erased.push(part),
                 }
             }
-            let about = Operation { subject: Some(uid), ..operation.clone() };
+            let about = Operation { subject: Some(uid), held: one.plan.held.clone(), ..operation.clone() };
             ledger.extend(erased_entries(call, &about, one.plan.erased()));
             slots.extend(one.plan.slots());
             next.data_keys_issued += one.plan.data_keys;

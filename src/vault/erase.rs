@@ -13,7 +13,7 @@ use crate::access::Verb;
 use crate::audit::{Action, Outcome};
 use crate::clock::Timestamp;
 use crate::ids::*;
-use crate::keyring::ledger::{LedgerEntry, LedgerKind};
+use crate::keyring::ledger::{LedgerEntry, LedgerKind, WHOLE};
 use crate::receipt::commitment;
 use crate::storage::*;
 use crate::vault::Vault;
@@ -441,9 +441,13 @@ pub(crate) fn erased_entries(
     parts: impl Iterator<Item = ErasedPart>,
 ) -> Vec<LedgerEntry> {
     let uid = operation.subject.unwrap_or(SubjectUid(0));
+    // A restore needs to know whether a tombstone stands for the subject.
+    let above = matches!(operation.kind, OperationKind::EraseSubject | OperationKind::EraseGroup);
+    let whole = above && operation.classes.is_empty() && operation.held.is_empty();
     let entry = |part: ErasedPart| LedgerEntry {
         class: part.class,
         version: part.through,
+        number: if whole { WHOLE } else { 0 },
         ..ledger_entry(call, LedgerKind::Erased, uid, operation.id)
     };
     parts.map(entry).collect()

@@ -256,6 +256,10 @@ impl Vault {
         let retired =
             keeper.replicas().into_iter().filter(|r| r.state == crate::keyring::keeper::ReplicaState::Retired);
         let head = self.store.audit_head(call.tenant.no).await?;
+        let archives_expire_at = match self.keyring.archive().cloned() {
+            Some(archive) => tokio::task::spawn_blocking(move || archive.latest_expiry(tenant)).await.ok().flatten(),
+            None => None,
+        };
         let receipt = Receipt {
             vault: self.keyring.vault(),
             operation: operation.id,
@@ -292,7 +296,8 @@ impl Vault {
                 retired_replicas: retired.map(|r| data_encoding::HEXLOWER.encode(&r.id)).collect(),
             },
             erased_at: operation.erased_at.ok_or(VaultError::DataLoss)?,
-            archives_expire_at: None,
+            archives_expire_at,
+            without_recovery: !self.has_recovery(),
             search_expires_at: operation.search_expires_at,
             audit: AuditPosition { seq: head.map_or(0, |head| head.seq), head: head.map_or([0; 32], |head| head.hash) },
         };

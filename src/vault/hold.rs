@@ -82,7 +82,7 @@ impl Hold {
     }
 
     /// Keys of its marks.
-    fn marks(&self) -> Vec<Vec<u8>> {
+    pub(crate) fn marks(&self) -> Vec<Vec<u8>> {
         let classes: Vec<u8> =
             if self.classes.is_empty() { vec![0] } else { self.classes.iter().map(|c| c.0).collect() };
         classes.into_iter().map(|class| [&prefix(self.holder(), class)[..], self.id.0.as_bytes()].concat()).collect()

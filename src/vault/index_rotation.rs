@@ -245,7 +245,11 @@ impl Vault {
     }
 
     /// Tags of these subjects under the new version, in one change; one by one where somebody writes beside us.
-    async fn retag_all(&self, call: &Call, subjects: &[std::sync::Arc<SubjectSnapshot>]) -> Result<(), VaultError> {
+    pub(crate) async fn retag_all(
+        &self,
+        call: &Call,
+        subjects: &[std::sync::Arc<SubjectSnapshot>],
+    ) -> Result<(), VaultError> {
         let mut whole = ChangeSet::default();
         for snapshot in subjects {
             let one = self.retag_one(call, snapshot).await?;

@@ -74,6 +74,12 @@ impl Vault {
         let (no, _) = operation.tenant.clone().ok_or(VaultError::DataLoss)?;
         self.unload_tenant(no);
         self.keyring.erase_tenant_keys(no).await?;
+        if let Some(archive) = self.keyring.archive().cloned() {
+            let removed = tokio::task::spawn_blocking(move || archive.remove(no)).await;
+            if let Ok(Err(error)) = removed {
+                tracing::error!(tenant = no.0, %error, "the key archive of an erased tenant was not removed");
+            }
+        }
         let entry = ledger_entry(own, LedgerKind::TenantErased, SubjectUid(0), operation.id);
         self.ledger(vec![crate::keyring::ledger::LedgerEntry { tenant: no, ..entry }]).await?;
         loop {

@@ -91,7 +91,11 @@ impl Vault {
             match self.store.commit(change).await {
                 Ok(_) => {
                     let entry = ledger_entry(call, LedgerKind::Scheduled, uid, operation.id);
-                    self.ledger(vec![LedgerEntry { until: due, ..entry }]).await?;
+                    // A restore that has only the ledger must not erase more than was asked for.
+                    let all = [ClassNo(0)];
+                    let classes = if classes.is_empty() { &all[..] } else { classes };
+                    let entries = classes.iter().map(|class| LedgerEntry { until: due, class: *class, ..entry });
+                    self.ledger(entries.collect()).await?;
                     return self.answer_erasure(call, operation, false, true).await;
                 }
                 Err(error) => self.retry_or_answer(call, error, request.as_ref()).await?,
@@ -217,7 +221,11 @@ impl Vault {
     /// Goes on with operations whose date has come: scheduled erasures, and those whose hold has ended. Answers how many.
     pub async fn run_due(&self, call: &Call, limit: u32) -> Result<u32, VaultError> {
         let mut done = 0;
+        let waits = self.schedules_wait().await?;
         for (operation, revision) in self.due_operations(call.tenant.no, call.now, limit).await? {
+            if waits && operation.status == OperationStatus::Scheduled {
+                continue;
+            }
             // One that cannot go on now must not stop the others.
             match self.drive(call, operation, revision).await {
                 Ok(_) => done += 1,

@@ -460,6 +460,7 @@ fn receipts_are_verified_with_the_public_key_alone() {
         },
         erased_at: Timestamp(1_700_000_000_000),
         archives_expire_at: None,
+        without_recovery: false,
         search_expires_at: None,
         audit: receipt::AuditPosition { seq: 4, head: [2; 32] },
     };

@@ -1,5 +1,5 @@
 //! The program as a process of its own, and what happens to it: it is killed, its disks fill, its files vanish, its memory
-//! is read. `PII_VAULT_FULL=1` runs the full counts; `docs/TESTS.md` has the commands.
+//! is read, its machine is lost. `PII_VAULT_FULL=1` runs the full counts; `docs/TESTS.md` has the commands.
 
 #![allow(clippy::disallowed_methods)] // these tests look at the real clock
 
@@ -12,6 +12,7 @@ mod net;
 
 mod disks;
 mod kill;
+mod lost;
 mod memory;
 mod server;
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use pb::access_service_client::AccessServiceClient;
 use pii_vault::access::{Verb, VerbSet, View};
-use pii_vault::clock::{Clock, SystemClock};
+use pii_vault::clock::SystemClock;
 use pii_vault::config::Config;
 use pii_vault::grpc::pb;
 use pii_vault::ids::*;
@@ -55,9 +55,11 @@ impl Place {
         let mut config = config(dir.path());
         config.keeper.paths = (0..replicas).map(|n| dir.path().join(format!("keeper-{n}"))).collect();
         (config.listen.address, config.ops.address) = (free_port(), free_port());
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let made = pii_vault::server::init(&config, clock.clone()).await.expect("init");
-        let node = Node::open(&config, clock).await.expect("open");
+        let mut place = Place { dir, config, tenant: TenantNo::VAULT, operator: String::new(), role: RoleNo(0) };
+        let (operator, recovery) = (place.path("operator.key"), place.path("recovery.key"));
+        place.program(&["init", "--operator-key-file", &operator, "--recovery-out", &recovery]);
+        place.operator = std::fs::read_to_string(operator).unwrap().trim().to_owned();
+        let node = place.open().await;
         let vault = &node.vault;
         let new = NewTenant {
             name: name("jina"),
@@ -82,7 +84,33 @@ impl Place {
         let role = NewRole { name: name("everything"), grants: vec![grant] };
         let role = vault.create_role(&call, role, None, false).await.expect("role").unwrap().no;
         node.close().await;
-        Place { dir, config, tenant, operator: made.operator_key.to_string(), role }
+        Place { tenant, role, ..place }
+    }
+
+    /// A path under the directory of everything, as text.
+    pub fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    /// Runs the program on the configuration, on this machine; what it printed. It must end well.
+    pub fn program(&self, args: &[&str]) -> String {
+        let (ended, told) = self.try_program(args);
+        assert_eq!(ended, Some(0), "{args:?}: {told}");
+        told
+    }
+
+    /// The same; its exit code, and what it printed.
+    pub fn try_program(&self, args: &[&str]) -> (Option<i32>, String) {
+        let done = self.command(args).stderr(Stdio::piped()).output().expect("the program");
+        let told = [done.stdout, done.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        (done.status.code(), told.concat())
+    }
+
+    /// The program on the configuration, not run yet.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pii-vault"));
+        command.args(args).arg("--config").arg(self.config_file()).stdin(Stdio::null()).stdout(Stdio::piped());
+        command
     }
 
     /// Opens the files in this process; nobody may be serving them.

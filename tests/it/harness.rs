@@ -7,6 +7,7 @@ use pii_vault::access::{FieldSet, Grant, PurposeSet, Verb, VerbSet, View};
 use pii_vault::auth::{Kind, Principal};
 use pii_vault::clock::{Clock, ManualClock, Timestamp};
 use pii_vault::config::{Config, RootKekSource};
+use pii_vault::crypto::recovery::RecoveryIdentity;
 use pii_vault::ids::*;
 use pii_vault::policy::value::Value;
 use pii_vault::server::Node;
@@ -25,6 +26,8 @@ pub struct TestVault {
     pub config: Config,
     pub clock: Arc<ManualClock>,
     pub node: Node,
+    /// Opens the key archive.
+    pub recovery: RecoveryIdentity,
 }
 
 /// Configuration of a vault under `dir`: everything beside each other, cheap hashes.
@@ -50,17 +53,18 @@ impl TestVault {
         let mut config = config(dir.path());
         change(&mut config);
         let clock = Arc::new(ManualClock::new(START));
-        pii_vault::server::init(&config, clock.clone()).await.expect("init");
+        let recovery = RecoveryIdentity::generate();
+        pii_vault::server::init(&config, &[recovery.recipient()], clock.clone()).await.expect("init");
         let node = Node::open(&config, clock.clone()).await.expect("open");
-        TestVault { dir, config, clock, node }
+        TestVault { dir, config, clock, node, recovery }
     }
 
     /// Closes and opens it again, as a restart does.
     pub async fn restart(self) -> Self {
-        let TestVault { dir, config, clock, node } = self;
+        let TestVault { dir, config, clock, node, recovery } = self;
         node.close().await;
         let node = Node::open(&config, clock.clone()).await.expect("open again");
-        TestVault { dir, config, clock, node }
+        TestVault { dir, config, clock, node, recovery }
     }
 
     pub fn operator(&self) -> Arc<Principal> {

@@ -470,7 +470,7 @@ async fn t14_nothing_opens_in_another_place() {
 async fn t14_no_node_and_no_expiry_key_opens_in_another_place() {
     let World { t, tenants, uids: _, db } = World::new().await;
     // The node is closed: what it holds in memory would hide the files.
-    let TestVault { dir, config, clock, node } = t;
+    let TestVault { dir, config, clock, node, .. } = t;
     node.close().await;
     let t = Closed { _dir: dir, config, clock };
     let mut refused = 0;
@@ -580,7 +580,7 @@ impl Closed {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t16_a_flipped_bit_of_the_file_shows_no_wrong_value() {
     let World { t, tenants, uids, db } = World::new().await;
-    let TestVault { dir, config, clock, node } = t;
+    let TestVault { dir, config, clock, node, .. } = t;
     node.close().await;
     db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
     drop(db);

@@ -78,7 +78,7 @@ pub async fn serve(dir: &Path) -> Result<(), BenchError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let new = !dir.join("data").exists();
     if new {
-        crate::server::init(&config, clock.clone()).await.map_err(failed)?;
+        crate::server::init(&config, &[], clock.clone()).await.map_err(failed)?;
     }
     let node = Arc::new(Node::open(&config, clock.clone()).await.map_err(failed)?);
     let name = Name::parse("tenant", TENANT).map_err(failed)?;

@@ -2,8 +2,10 @@
 //! histories. `PII_VAULT_FULL=1 cargo test --release --lib keyring::proof` runs the full counts; without it CI's small
 //! ones. `PII_VAULT_SEED=n` or `=a..b` chooses the oracle's histories.
 
+mod archive;
 mod crash;
 mod oracle;
+mod restoring;
 mod spy;
 mod together;
 mod world;

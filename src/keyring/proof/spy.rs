@@ -109,6 +109,9 @@ impl Store for Spy {
     ) -> Result<Page<Arc<SubjectSnapshot>>, StoreError> {
         self.inner.list_subjects(tenant, group, after, limit).await
     }
+    fn skip_uids(&self, below: SubjectUid) {
+        self.inner.skip_uids(below);
+    }
     fn next_uid(&self) -> SubjectUid {
         self.inner.next_uid()
     }
@@ -120,6 +123,9 @@ impl Store for Spy {
     }
     async fn slots(&self, tenant: TenantNo) -> Result<SlotUse, StoreError> {
         self.inner.slots(tenant).await
+    }
+    async fn slot_owners(&self, tenant: TenantNo, from: Slot, to: Slot) -> Result<Vec<SlotOwner>, StoreError> {
+        self.inner.slot_owners(tenant, from, to).await
     }
     async fn item_groups(&self, uid: SubjectUid, field: Option<FieldNo>) -> Result<Vec<ItemGroupRow>, StoreError> {
         self.inner.item_groups(uid, field).await

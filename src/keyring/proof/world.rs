@@ -9,11 +9,13 @@ use parking_lot::Mutex;
 
 use super::Dice;
 use super::spy::{CommitFault, Spy, copy_files};
-use crate::clock::{ManualClock, Timestamp};
+use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::crypto::aad::{Aad, Kind};
 use crate::crypto::keys::{Dek, FAN_OUT, IndexKey, RootKek, TenantRoot, TenantSecret};
 use crate::crypto::random;
+use crate::crypto::recovery::RecoveryIdentity;
 use crate::ids::*;
+use crate::keyring::archive::setting::HORIZON_DAYS;
 use crate::keyring::keeper::block::{self, RECORD, Record};
 use crate::keyring::keeper::sim::SimDisk;
 use crate::keyring::keeper::{FileKeeper, Keeper, root_block_aad};
@@ -102,6 +104,12 @@ pub enum Mutant {
     DiscardNext,
     /// The anchor is noted by rewriting the root's block.
     AnchorInRoot,
+    /// Slots are given although no key archive has their keys.
+    Uncovered,
+    /// A restore drops by the caller's id what the ledger names by row number.
+    LedgerById,
+    /// A restore deletes the rows of the erased and keeps their keys in the tree.
+    NoRekey,
 }
 
 /// What goes wrong in an erasure.
@@ -122,11 +130,15 @@ pub struct World {
     pub replicas: usize,
     pub mutant: Option<Mutant>,
     pub clock: Arc<ManualClock>,
+    /// Opens the key archive.
+    pub recovery: [RecoveryIdentity; 1],
+    /// As the database would hold it.
+    pub setting: Vec<u8>,
     pub spy: Arc<Spy>,
     pub keeper: Arc<dyn Keeper>,
     pub ring: Arc<Keyring>,
     stop: Arc<Mutex<Option<SwapPoint>>>,
-    nodes: Arc<Mutex<Vec<NodeRow>>>,
+    pub nodes: Arc<Mutex<Vec<NodeRow>>>,
     pub seen: Seen,
     pub subjects: BTreeMap<SubjectUid, Subject>,
     pub expiring: Vec<Expiring>,
@@ -178,7 +190,12 @@ impl World {
         let files = tmp.path().join("0");
         std::fs::create_dir_all(&files).unwrap();
         let spy = Self::open_store(files, &nodes);
-        let options = Self::options(&clock, &stop);
+        let recovery = [RecoveryIdentity::generate()];
+        let setting = RecoverySetting::new(VAULT, &[recovery[0].recipient()], clock.now());
+        let archive = KeyArchive::new(tmp.path().join("keys"), VAULT, None, HORIZON_DAYS, clock.clone());
+        archive.put_setting(setting.clone()).unwrap();
+        archive.lies.store(mutant == Some(Mutant::Uncovered), std::sync::atomic::Ordering::Relaxed);
+        let options = Self::options(&clock, &stop, archive);
         let (vault_row, with) = (tenant_row(TenantNo::VAULT, "vault"), ChangeSet::default());
         let kek_now = RootKek::from_bytes(&kek);
         let ring = Keyring::init(spy.clone(), keeper.clone(), kek_now, options, vault_row, with).await.unwrap();
@@ -191,6 +208,8 @@ impl World {
             replicas,
             mutant,
             clock,
+            recovery,
+            setting: setting.sign(&ring.signing()),
             spy,
             keeper,
             ring,
@@ -210,15 +229,16 @@ impl World {
         world
     }
 
-    fn options(clock: &Arc<ManualClock>, stop: &Arc<Mutex<Option<SwapPoint>>>) -> KeyringOptions {
+    fn options(clock: &Arc<ManualClock>, stop: &Arc<Mutex<Option<SwapPoint>>>, archive: KeyArchive) -> KeyringOptions {
         let stop = stop.clone();
         KeyringOptions {
+            archive: Some(Arc::new(archive)),
             hook: Some(Arc::new(move |_, point| *stop.lock() != Some(point))),
             ..KeyringOptions::new(clock.clone())
         }
     }
 
-    fn open_store(files: PathBuf, nodes: &Arc<Mutex<Vec<NodeRow>>>) -> Arc<Spy> {
+    pub fn open_store(files: PathBuf, nodes: &Arc<Mutex<Vec<NodeRow>>>) -> Arc<Spy> {
         let mut options = Options::new(files.join("vault.db"), VAULT).create();
         options.readers = 1;
         options.cache_bytes = 0;
@@ -232,6 +252,14 @@ impl World {
     /// Where the present database files are.
     pub fn files(&self) -> PathBuf {
         self.tmp.path().join(self.epoch.to_string())
+    }
+    /// The key archive as a start finds it.
+    fn archive(&self) -> KeyArchive {
+        KeyArchive::new(self.keys(), VAULT, Some(self.setting.clone()), HORIZON_DAYS, self.clock.clone())
+    }
+    /// Folder of the key archive.
+    pub fn keys(&self) -> PathBuf {
+        self.tmp.path().join("keys")
     }
     /// A place for a copy.
     pub fn place(&self, name: &str) -> PathBuf {
@@ -257,7 +285,7 @@ impl World {
         let media: Vec<_> = (0..self.replicas).map(|n| self.disk.medium(&format!("r{n}"))).collect();
         self.keeper = Arc::new(FileKeeper::open_on(&media).unwrap());
         self.spy = Self::open_store(files, &self.nodes);
-        let options = Self::options(&self.clock, &self.stop);
+        let options = Self::options(&self.clock, &self.stop, self.archive());
         self.ring = Keyring::open(self.spy.clone(), self.keeper.clone(), self.kek(), options).await.unwrap();
     }
 
@@ -343,7 +371,7 @@ impl World {
         self.seen.objects.push(body);
     }
 
-    fn tag(&mut self, uid: SubjectUid, phone: usize) -> Mutation {
+    pub fn tag(&mut self, uid: SubjectUid, phone: usize) -> Mutation {
         let version = self.index;
         let tag = self.index_secret(version, |secret| IndexKey::derive(secret, FIELD).tag(&[phone as u8]));
         self.seen.tags.push(Tagged { tag, uid });
@@ -353,9 +381,15 @@ impl World {
     /// A subject with `classes` classes.
     pub async fn create(&mut self, classes: u8, dice: &mut Dice) -> SubjectUid {
         let uid = self.spy.next_uid();
+        self.create_as(uid, digest(uid), classes, dice).await;
+        uid
+    }
+
+    /// A subject with this digest, which may be that of an erased one.
+    pub async fn create_as(&mut self, uid: SubjectUid, digest: SubjectDigest, classes: u8, dice: &mut Dice) {
         let keys = self.ring.allocate(TENANT, classes as usize).await.unwrap();
         let phone = dice.below(DOMAIN);
-        let mut subject = Subject { digest: digest(uid), classes: BTreeMap::new(), phone };
+        let mut subject = Subject { digest, classes: BTreeMap::new(), phone };
         let mut change = ChangeSet::default();
         change.change(Mutation::PutSubject(SubjectRow {
             uid,
@@ -380,7 +414,6 @@ impl World {
         change.change(self.tag(uid, phone));
         self.spy.commit(change).await.unwrap();
         self.subjects.insert(uid, subject);
-        uid
     }
 
     async fn row(&self, uid: SubjectUid, class: ClassNo) -> Option<ClassRow> {

@@ -334,6 +334,10 @@ impl Store for SqliteStore {
         SubjectUid(self.shared.next_uid.fetch_add(1, Ordering::SeqCst))
     }
 
+    fn skip_uids(&self, below: SubjectUid) {
+        self.shared.next_uid.fetch_max(below.0, Ordering::SeqCst);
+    }
+
     async fn tenants(&self) -> Result<Vec<TenantRow>> {
         self.read(read::tenants).await
     }
@@ -348,6 +352,10 @@ impl Store for SqliteStore {
 
     async fn slots(&self, tenant: TenantNo) -> Result<SlotUse> {
         self.read(move |conn| read::slots(conn, tenant)).await
+    }
+
+    async fn slot_owners(&self, tenant: TenantNo, from: Slot, to: Slot) -> Result<Vec<SlotOwner>> {
+        self.read(move |conn| read::slot_owners(conn, tenant, from, to)).await
     }
 
     async fn item_groups(&self, uid: SubjectUid, field: Option<FieldNo>) -> Result<Vec<ItemGroupRow>> {
@@ -519,6 +527,19 @@ fn connect(options: &Options, reader: bool) -> Result<Connection> {
     }
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true).map_err(engine)?;
     Ok(conn)
+}
+
+/// The vault whose database file this is. Blocking.
+///
+/// # Errors
+/// `Refused` where it is no database of ours.
+pub fn vault_of(path: &Path) -> Result<VaultId> {
+    let foreign = StoreError::Refused { what: "it is no database of a vault" };
+    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = rusqlite::Connection::open_with_flags(path, flags).map_err(|_| foreign.clone())?;
+    let sql = "SELECT value FROM meta WHERE key = ?1";
+    let id: Vec<u8> = conn.query_row(sql, [schema::VAULT], |row| row.get(0)).map_err(|_| foreign.clone())?;
+    id.try_into().map(VaultId).map_err(|_| foreign)
 }
 
 /// A second process would have a writer and caches of its own: it is kept out by a lock on a file beside the database

@@ -181,6 +181,27 @@ pub fn slots(conn: &Connection, tenant: TenantNo) -> Result<SlotUse> {
     })
 }
 
+pub fn slot_owners(conn: &Connection, tenant: TenantNo, from: Slot, to: Slot) -> Result<Vec<SlotOwner>> {
+    let params = (tenant.0, from.0, to.0);
+    snapshot(conn, |conn| {
+        let sql = "SELECT slot, dek, id >> 5, class, version FROM subject_class
+                   WHERE tenant = ?1 AND slot >= ?2 AND slot < ?3 ORDER BY slot";
+        let mut owners = all(conn, sql, params, |row| {
+            let (uid, class) = (SubjectUid(decode::num(row, 2)?), ClassNo(decode::num(row, 3)?));
+            let user = SlotUser::Class { uid, class, version: DekVersion(decode::num(row, 4)?) };
+            Ok(SlotOwner { slot: Slot(decode::num(row, 0)?), dek: DekId(decode::fixed(row, 1)?), user })
+        })?;
+        let sql = "SELECT slot, dek, class, bucket FROM expiry
+                   WHERE tenant = ?1 AND slot >= ?2 AND slot < ?3 ORDER BY slot";
+        owners.extend(all(conn, sql, params, |row| {
+            let user = SlotUser::Expiry { class: ClassNo(decode::num(row, 2)?), bucket: Bucket(decode::num(row, 3)?) };
+            Ok(SlotOwner { slot: Slot(decode::num(row, 0)?), dek: DekId(decode::fixed(row, 1)?), user })
+        })?);
+        owners.sort_by_key(|owner| owner.slot);
+        Ok(owners)
+    })
+}
+
 const GROUP_COLUMNS: &str = "tenant, class, bucket, uid, field, count, revision, sum, mac";
 
 pub fn item_groups(conn: &Connection, uid: SubjectUid, field: Option<FieldNo>) -> Result<Vec<ItemGroupRow>> {

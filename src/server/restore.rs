@@ -1,0 +1,165 @@
+//! A restore on the machine of the vault, from its configuration: what is still there of keeper and root key is used, what
+//! is not is made.
+
+use std::fs::TryLockError;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::crypto::keys::RootKek;
+use crate::crypto::recovery::RecoveryIdentity;
+use crate::crypto::sign::Signing;
+use crate::keyring::keeper::{Anchor, FileKeeper, Keeper, KeeperError, OwnBlock, open_signing};
+use crate::keyring::ledger::LedgerHead;
+use crate::recovery::layout;
+use crate::recovery::restore::{Found, Keys, Report, RestoreError, Target, Wanted, stage, take_place};
+use crate::recovery::swapping;
+use crate::server::node::{Node, NodeError, places, prepare_root, private_dir, root_spec, vault_options};
+
+/// What is asked for.
+#[derive(Default)]
+pub struct RestoreRequest {
+    /// A data archive, a folder of archives, or a data directory.
+    pub from: PathBuf,
+    /// Private recovery keys; none: the live tree and keeper are used.
+    pub identities: Vec<RecoveryIdentity>,
+    /// Folder of the key archive, if it is not beside the data.
+    pub keys: Option<PathBuf>,
+    /// Public signing keys of the vault.
+    pub public_keys: Vec<[u8; 32]>,
+    pub ledgers: Vec<PathBuf>,
+    pub through: Option<u64>,
+    pub receipts: Vec<PathBuf>,
+    pub accept_lost: bool,
+    /// Do not look at what lies in the keeper's places.
+    pub ignore_keeper: bool,
+    pub dry_run: bool,
+}
+
+/// Why nothing was restored.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreFailed {
+    #[error("the server is running: stop it first")]
+    Running,
+    #[error("no key archive beside {path}: name its folder with --keys")]
+    NoKeys { path: PathBuf },
+    #[error("no public signing key of the vault is known: name it with --public-key")]
+    NoPublicKey,
+    #[error("{path}")]
+    Path {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is there, and cannot be used.
+    #[error("the keeper cannot be read; --ignore-keeper goes on without it")]
+    Keeper(#[source] KeeperError),
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+}
+
+/// What the keeper still tells.
+#[derive(Default)]
+struct Kept {
+    signing: Option<Signing>,
+    anchor: Option<LedgerHead>,
+    ledger: Option<PathBuf>,
+}
+
+/// Restores, or with `dry_run` says what would come back. `point` is asked at each step, for tests.
+pub async fn restore(
+    config: &Config,
+    request: RestoreRequest,
+    clock: Arc<dyn Clock>,
+    point: Box<dyn FnMut(&'static str) -> bool + Send>,
+) -> Result<Report, RestoreFailed> {
+    let places = places(config);
+    not_running(&config.data_dir)?;
+    let at = |source| RestoreFailed::Path { path: config.data_dir.clone(), source };
+    swapping::finish(&places).map_err(at)?;
+    for path in &config.keeper.paths {
+        private_dir(path)?;
+    }
+    prepare_root(config)?;
+    let kek = root_spec(config)?.provider().load().await.map_err(NodeError::from)?;
+    let mut kept = if request.ignore_keeper { Kept::default() } else { kept(config, &kek).await? };
+    let mut public_keys = request.public_keys;
+    public_keys.extend(kept.signing.iter().map(Signing::public));
+    if public_keys.is_empty() {
+        return Err(RestoreFailed::NoPublicKey);
+    }
+    let (keys, live) = if request.identities.is_empty() {
+        let node = Node::open(config, clock.clone()).await?;
+        (Keys::Live(node.keyring.clone()), Some(node))
+    } else {
+        let dir = match request.keys {
+            Some(dir) => dir,
+            None => {
+                let found = Found::look(&request.from)?;
+                found.keys.ok_or(RestoreFailed::NoKeys { path: found.data })?
+            }
+        };
+        (Keys::Archive { dir, identities: request.identities }, None)
+    };
+    let wanted = Wanted {
+        from: request.from,
+        keys,
+        public_keys,
+        ledgers: request.ledgers.into_iter().chain(kept.ledger).collect(),
+        anchor: kept.anchor,
+        through: request.through,
+        receipts: request.receipts,
+        accept_lost: request.accept_lost,
+        dry_run: request.dry_run,
+    };
+    let mut target = Target {
+        places,
+        kek,
+        signing: kept.signing.take(),
+        horizon_days: config.backup.horizon_days,
+        vault_options: vault_options(config),
+        clock,
+        point,
+    };
+    let staged = stage(&wanted, &mut target).await;
+    drop(wanted);
+    if let Some(node) = live {
+        node.close().await;
+    }
+    let report = staged?;
+    if !report.dry_run {
+        take_place(&mut target)?;
+    }
+    Ok(report)
+}
+
+fn not_running(data_dir: &Path) -> Result<(), RestoreFailed> {
+    let path = data_dir.join(format!("{}-lock", layout::DATABASE));
+    let Ok(file) = std::fs::File::open(path) else { return Ok(()) };
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Err(RestoreFailed::Running),
+        _ => Ok(()),
+    }
+}
+
+/// Signing key, anchor and ledger of a keeper that is still there; under another root KEK, the ledger alone.
+async fn kept(config: &Config, kek: &RootKek) -> Result<Kept, RestoreFailed> {
+    let there = |dir: &PathBuf| dir.join("roots.keeper").exists();
+    let Some(first) = config.keeper.paths.iter().find(|dir| there(dir)) else { return Ok(Kept::default()) };
+    let keeper = match FileKeeper::open(&config.keeper.paths) {
+        Ok(keeper) => keeper,
+        Err(KeeperError::InUse) => return Err(RestoreFailed::Running),
+        Err(error) => return Err(RestoreFailed::Keeper(error)),
+    };
+    let vault = keeper.vault();
+    let signing = keeper.own(OwnBlock::Signing).await.map_err(RestoreFailed::Keeper)?;
+    let anchor = keeper.own(OwnBlock::Anchor).await.map_err(RestoreFailed::Keeper)?;
+    Ok(Kept {
+        signing: signing.and_then(|(_, block)| open_signing(vault, kek, &block).ok()),
+        anchor: anchor.and_then(|(_, block)| Anchor::decode(vault, kek, &block)).map(|anchor| anchor.ledger),
+        ledger: Some(first.join("ledger.keeper")),
+    })
+}

@@ -1,0 +1,254 @@
+//! What a vault is for, and what it is feared for: the machine is lost, and last night's folder of backups and the recovery
+//! key bring everyone living back, and nobody who was erased.
+
+use std::path::Path;
+use std::time::Duration;
+
+use pb::backup_service_client::BackupServiceClient;
+use pb::erasure_service_client::ErasureServiceClient;
+use pb::operation_service_client::OperationServiceClient;
+use pb::record_service_client::RecordServiceClient;
+use pb::subject_service_client::SubjectServiceClient;
+use pii_vault::grpc::pb;
+use serde_json::Value as Json;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use crate::net::*;
+use crate::server::{Key, Place};
+use crate::{Dice, rounds};
+
+const IP: u32 = 11;
+
+fn person(n: usize) -> String {
+    format!("usr_{n}")
+}
+
+/// What the person's name is.
+fn name_of(n: usize) -> String {
+    format!("Name of {n}")
+}
+
+pub async fn put(channel: &Channel, key: &Key, people: impl Iterator<Item = usize>) {
+    let mut records = RecordServiceClient::new(channel.clone());
+    for n in people {
+        let email = format!("{n}@example.com");
+        let values = vec![text_value(NAME, &name_of(n)), text_value(EMAIL, &email), text_value(IP, "10.0.0.1")];
+        let put =
+            pb::PutFieldsRequest { subject: person(n), values, context: for_purpose(SERVICE), ..Default::default() };
+        records.put_fields(with(&key.text, put)).await.expect("put");
+    }
+}
+
+/// Erases, and answers the receipts.
+pub async fn erase(channel: &Channel, key: &Key, people: impl Iterator<Item = usize>) -> Vec<Vec<u8>> {
+    let mut erasures = ErasureServiceClient::new(channel.clone());
+    let mut receipts = Vec::new();
+    for n in people {
+        let erase = pb::EraseSubjectRequest { key: by_id(&person(n)), wait_final: true, ..Default::default() };
+        let done = erasures.erase_subject(with(&key.text, erase)).await.expect("erase").into_inner().erasure.unwrap();
+        assert_eq!(done.status(), pb::ErasureStatus::Erased);
+        assert!(done.archives_expire_time.is_some(), "the key archive held its keys");
+        receipts.push(done.receipt.to_vec());
+    }
+    receipts
+}
+
+async fn name(channel: &Channel, key: &Key, n: usize) -> Result<String, Status> {
+    let select = Some(pb::Selector { field_ids: vec![NAME], ..Default::default() });
+    let get =
+        pb::GetFieldsRequest { key: by_id(&person(n)), context: for_purpose(SERVICE), select, ..Default::default() };
+    let got = RecordServiceClient::new(channel.clone()).get_fields(with(&key.text, get)).await?.into_inner();
+    match got.values.into_iter().next().and_then(|value| value.kind) {
+        Some(pb::value::Kind::Text(text)) => Ok(text),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Whom the index finds under the person's address.
+async fn found(channel: &Channel, key: &Key, n: usize) -> Vec<String> {
+    let find = pb::FindSubjectsRequest {
+        term: Some(pb::Term { field_id: EMAIL, text: format!("{n}@example.com"), ..Default::default() }),
+        context: for_purpose(SERVICE),
+        ..Default::default()
+    };
+    let found = SubjectServiceClient::new(channel.clone()).find_subjects(with(&key.text, find)).await.expect("find");
+    found.into_inner().subjects.into_iter().map(|found| found.subject).collect()
+}
+
+/// Everyone `lives` opens and is found, everyone else does not open and is not found.
+pub async fn check(channel: &Channel, key: &Key, people: usize, lives: impl Fn(usize) -> bool) {
+    for n in 0..people {
+        let got = name(channel, key, n).await;
+        let index = found(channel, key, n).await;
+        if lives(n) {
+            assert_eq!(got.unwrap_or_else(|e| panic!("{n} lives: {e:?}")), name_of(n));
+            assert_eq!(index, [person(n)]);
+        } else {
+            let refused = got.expect_err("an erased person opens");
+            assert_eq!((refused.code(), reason(&refused).as_str()), (Code::NotFound, "SUBJECT_ERASED"), "{n}");
+            assert!(index.is_empty(), "{n} is found: {index:?}");
+        }
+    }
+}
+
+/// What the server does each night.
+pub async fn nightly(channel: &Channel, operator: &str) {
+    let mut service = BackupServiceClient::new(channel.clone());
+    let begun = service.create_backup(with(operator, pb::CreateBackupRequest::default())).await.expect("backup");
+    let mut operations = OperationServiceClient::new(channel.clone());
+    let watch = pb::WatchOperationRequest { operation: begun.into_inner().operation, ..Default::default() };
+    let mut stream = operations.watch_operation(with(operator, watch)).await.expect("watch").into_inner();
+    let mut last = None;
+    while let Some(answer) = stream.message().await.expect("progress") {
+        last = Some(answer.operation.unwrap().state());
+    }
+    assert_eq!(last, Some(pb::OperationState::Succeeded));
+}
+
+pub fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to)
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+/// The machine is gone: data, keeper and root key.
+fn lose(place: &Place) {
+    std::fs::remove_dir_all(&place.config.data_dir).unwrap();
+    place.config.keeper.paths.iter().for_each(|path| std::fs::remove_dir_all(path).unwrap());
+    std::fs::remove_dir_all(place.dir.path().join("secrets")).unwrap();
+}
+
+fn report(told: &str) -> Json {
+    let from = told.find('{').unwrap_or_else(|| panic!("no document: {told}"));
+    serde_json::from_str(&told[from..=told.rfind('}').unwrap()]).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t08_last_night_and_the_recovery_key_bring_back_all_the_living_and_none_of_the_erased() {
+    const PEOPLE: usize = 150;
+    let place = Place::new(tempfile::tempdir().unwrap(), 2).await;
+    let key = place.keys(1).await.remove(0);
+    let (server, _) = place.serve().await;
+    put(&server.channel, &key, 0..PEOPLE).await;
+    erase(&server.channel, &key, (0..PEOPLE).filter(|n| n % 5 == 0)).await;
+    nightly(&server.channel, &place.operator).await;
+    // The day goes on: more are erased, and their receipts are kept where receipts are kept.
+    let later = erase(&server.channel, &key, (0..PEOPLE).filter(|n| n % 5 == 1)).await;
+    let lives = |n: usize| n % 5 > 1;
+    check(&server.channel, &key, PEOPLE, lives).await;
+    server.stop();
+    let receipts = place.dir.path().join("receipts");
+    std::fs::create_dir(&receipts).unwrap();
+    for (n, receipt) in later.iter().enumerate() {
+        std::fs::write(receipts.join(format!("{n}.json")), receipt).unwrap();
+    }
+    let night = place.dir.path().join("night");
+    copy(&place.config.backups_dir(), &night);
+    lose(&place);
+
+    let (from, recovery, receipts) = (place.path("night"), place.path("recovery.key"), place.path("receipts"));
+    let restore = ["restore", "--from", &from, "--recovery-key", &recovery, "--receipts", &receipts];
+    // First only looking: it counts, and leaves nothing.
+    let looked = report(&place.program(&[&["--json"], &restore[..], &["--dry-run"]].concat()));
+    let jina = looked["tenants"].as_array().unwrap().iter().find(|t| t["tenant"] == "jina").unwrap().clone();
+    let again = later.len() as u64 * 2;
+    assert_eq!((jina["erased_again"].as_u64(), jina["lost"].as_u64()), (Some(again), Some(0)), "{looked}");
+    assert_eq!((looked["receipts_new"].as_u64(), looked["tail_known"].as_bool()), (Some(again), Some(false)));
+    assert!(
+        !place.config.data_dir.join("vault.db").exists() && !place.config.keeper.paths[0].join("roots.keeper").exists()
+    );
+
+    let did = report(&place.program(&[&["--json"], &restore[..]].concat()));
+    assert_eq!(did["tenants"], looked["tenants"], "it did what it said");
+    // Nobody can know what was decided after that night: all access keys wait for an operator's word.
+    let said = place.program(&["recovery", "confirm"]);
+    assert!(said.contains("access keys work again"), "{said}");
+    let (server, _) = place.serve().await;
+    check(&server.channel, &key, PEOPLE, lives).await;
+
+    // And the vault that came back is one like any other: it goes on, it is backed up, and it is lost again.
+    put(&server.channel, &key, PEOPLE..PEOPLE + 10).await;
+    erase(&server.channel, &key, 2..3).await;
+    nightly(&server.channel, &place.operator).await;
+    let lives = |n: usize| n >= PEOPLE || n % 5 > 1 && n != 2;
+    check(&server.channel, &key, PEOPLE + 10, lives).await;
+    server.stop();
+    std::fs::remove_dir_all(&night).unwrap();
+    copy(&place.config.backups_dir(), &night);
+    lose(&place);
+    // It signs with a new key since: the one that was published then.
+    let public = did["public_key"].as_str().unwrap();
+    let entries = report(&place.program(&[
+        "--json",
+        "restore",
+        "--from",
+        &from,
+        "--recovery-key",
+        &recovery,
+        "--public-key",
+        public,
+        "--dry-run",
+    ]));
+    let through = entries["ledger_entries"].to_string();
+    place.program(&[
+        "restore",
+        "--from",
+        &from,
+        "--recovery-key",
+        &recovery,
+        "--public-key",
+        public,
+        "--ledger-through",
+        &through,
+    ]);
+    let (server, _) = place.serve().await;
+    check(&server.channel, &key, PEOPLE + 10, lives).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_that_is_killed_anywhere_begins_again_and_ends_well() {
+    const PEOPLE: usize = 40;
+    let place = Place::new(tempfile::tempdir().unwrap(), 2).await;
+    let key = place.keys(1).await.remove(0);
+    let (server, _) = place.serve().await;
+    put(&server.channel, &key, 0..PEOPLE).await;
+    nightly(&server.channel, &place.operator).await;
+    erase(&server.channel, &key, 0..10).await;
+    server.stop();
+    let night = place.dir.path().join("night");
+    copy(&place.config.backups_dir(), &night);
+    let (from, recovery) = (place.path("night"), place.path("recovery.key"));
+    let mut dice = Dice(4);
+    let (mut killed, mut ended) = (0, 0);
+    for _ in 0..rounds(8, 200) {
+        // The keeper is there: the ledger behind its anchor says what was erased since.
+        let mut restore = place.command(&["restore", "--from", &from, "--recovery-key", &recovery]);
+        let mut process = restore.stderr(std::process::Stdio::null()).spawn().expect("the program");
+        tokio::time::sleep(Duration::from_millis(dice.below(1_500))).await;
+        match process.try_wait().unwrap() {
+            Some(status) => {
+                assert!(status.success(), "{status}");
+                ended += 1;
+            }
+            None => {
+                process.kill().unwrap();
+                process.wait().unwrap();
+                killed += 1;
+            }
+        }
+        // Whatever it was: the vault opens, as it was or restored.
+        place.open().await.close().await;
+    }
+    println!("{killed} killed, {ended} ended");
+    place.program(&["restore", "--from", &from, "--recovery-key", &recovery]);
+    let (server, _) = place.serve().await;
+    check(&server.channel, &key, PEOPLE, |n| n >= 10).await;
+}
