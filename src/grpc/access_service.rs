@@ -181,6 +181,8 @@ fn reason_of_kind(kind: DenialKind) -> Reason {
         DenialKind::ViewNotGranted => Reason::ViewNotGranted,
         DenialKind::ApprovalNeeded => Reason::ApprovalNeeded,
         DenialKind::ConsentMissing => Reason::ConsentMissing,
+        DenialKind::RecipientUnlisted => Reason::RecipientUnlisted,
+        DenialKind::DpaExpired => Reason::DpaExpired,
         DenialKind::TestTenantOnly => Reason::TestTenantOnly,
     }
 }

@@ -6,7 +6,7 @@ use crate::audit::Outcome;
 use crate::clock::Timestamp;
 use crate::grpc::pb;
 use crate::grpc::status::{bad_field, not_supported};
-use crate::ids::{ClassNo, FieldNo, IdError, Name, ObjectId, PurposeNo, SubjectId};
+use crate::ids::{ClassNo, FieldNo, IdError, Name, ObjectId, PurposeNo, RecipientNo, SubjectId};
 use jiff::civil;
 use tonic::Status;
 use tonic_types::StatusExt;
@@ -181,6 +181,15 @@ pub fn purpose_no(path: &str, number: u32) -> Result<Option<PurposeNo>, Bad> {
         0 => Ok(None),
         1..=255 => Ok(Some(PurposeNo(number as u16))),
         _ => Err(Bad::rule(path, "must be a purpose number, 1 to 255")),
+    }
+}
+
+/// The number of a recipient; 0: none.
+pub fn recipient_no(path: &str, number: u32) -> Result<Option<RecipientNo>, Bad> {
+    match number {
+        0 => Ok(None),
+        1..=255 => Ok(Some(RecipientNo(number as u16))),
+        _ => Err(Bad::rule(path, "must be a recipient number, 1 to 255")),
     }
 }
 

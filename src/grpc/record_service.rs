@@ -71,7 +71,7 @@ impl Api {
         let context = words::context(message.context)?;
         let select = words::select(call.tenant.policy()?, message.select, message.view, message.partial)?;
         let got = self.vault.get_fields(&call, &context, &key, &select).await?;
-        Ok(words::wire_got(got, select.fields.is_empty()))
+        Ok(words::wire_got(&call, &context, got, select.fields.is_empty()))
     }
 
     /// One put of a request or a batch.
@@ -213,7 +213,7 @@ impl pb::record_service_server::RecordService for Api {
         let select = words::select(call.tenant.policy()?, message.select, message.view, message.partial)?;
         let open = select.fields.is_empty();
         let outcome = |got: Result<_, VaultError>| match got {
-            Ok(got) => pb::get_outcome::Outcome::Result(words::wire_got(got, open)),
+            Ok(got) => pb::get_outcome::Outcome::Result(words::wire_got(&call, &context, got, open)),
             Err(error) => pb::get_outcome::Outcome::Error(item_error(&error.into())),
         };
         let got = self.vault.get_batch(&call, &context, &keys, &select).await?;

@@ -264,7 +264,7 @@ impl pb::subject_service_server::SubjectService for Api {
         {
             let got = self.vault.get_batch(&call, &context, &ids, select).await?;
             for (subject, got) in subjects.iter_mut().zip(got) {
-                subject.values = words::wire_got(got?, select.fields.is_empty()).values;
+                subject.values = words::wire_got(&call, &context, got?, select.fields.is_empty()).values;
             }
         }
         let next_page_token = pages.after(found.more, last);

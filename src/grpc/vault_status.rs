@@ -29,6 +29,8 @@ impl From<VaultError> for Status {
                 DenialKind::PurposeNotAllowed => denied(Reason::PurposeNotAllowed, &rule),
                 DenialKind::ViewNotGranted => denied(Reason::ViewNotGranted, &rule),
                 DenialKind::ApprovalNeeded => denied(Reason::ApprovalNeeded, &rule),
+                DenialKind::RecipientUnlisted => denied(Reason::RecipientUnlisted, &rule),
+                DenialKind::DpaExpired => denied(Reason::DpaExpired, &rule),
                 DenialKind::ConsentMissing => {
                     wrong_state(Reason::ConsentMissing, "the purpose needs a consent", &[("rule", &rule)])
                 }

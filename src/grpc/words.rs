@@ -10,7 +10,7 @@ use crate::auth::KeyId;
 use crate::grpc::convert::{self, Bad};
 use crate::grpc::pb;
 use crate::grpc::vault_status::limit_exceeded;
-use crate::ids::{ActorId, FieldNo, ItemNo, Name, ObjectId, Revision};
+use crate::ids::{ActorId, FieldNo, ItemNo, Name, ObjectId, Revision, SubjectUid};
 use crate::policy::compiled::Policy;
 use crate::policy::value::{Date, Value};
 use crate::storage::{SubjectRow, SubjectState};
@@ -61,7 +61,6 @@ pub fn part_of(call: &Call, batch: Request, i: usize) -> Request {
 /// Why values are touched; left out, it says nothing.
 pub fn context(wire: Option<pb::AccessContext>) -> Result<Context, Status> {
     let Some(wire) = wire else { return Ok(Context::default()) };
-    convert::refuse(wire.recipient_id != 0, "context.recipient_id")?;
     convert::refuse(!wire.acting_for.is_empty(), "context.acting_for")?;
     convert::opt_text("context.reason", &wire.reason, 256)?;
     convert::opt_text("context.reference", &wire.reference, 128)?;
@@ -74,7 +73,16 @@ pub fn context(wire: Option<pb::AccessContext>) -> Result<Context, Status> {
         reason: Zeroizing::new(wire.reason),
         reference: Zeroizing::new(wire.reference),
         approval,
+        recipient: convert::recipient_no("context.recipient_id", wire.recipient_id)?,
     })
+}
+
+/// The reference by which a recipient knows a subject; empty where values stay with the caller.
+pub fn recipient_ref(call: &Call, context: &Context, uid: SubjectUid) -> bytes::Bytes {
+    match context.recipient {
+        Some(recipient) => call.tenant.recipient_ref(recipient, uid).to_vec().into(),
+        None => bytes::Bytes::new(),
+    }
 }
 
 /// Refuses a context in a call that has no use for one, rather than to leave out of the audit what it says.
@@ -252,6 +260,8 @@ fn wire_absence(absence: Absence) -> pb::Absence {
     match absence {
         Absence::NeverSet => pb::Absence::NeverSet,
         Absence::Denied => pb::Absence::Denied,
+        Absence::NoConsent => pb::Absence::NoConsent,
+        Absence::Objected => pb::Absence::Objected,
         Absence::Restricted => pb::Absence::Restricted,
         Absence::Expired => pb::Absence::Expired,
         Absence::Erased => pb::Absence::Erased,
@@ -284,7 +294,7 @@ pub fn wire_values(values: Vec<Shown>) -> Vec<pb::Value> {
 }
 
 /// The answer of a read. Where everything that may be seen was asked for (`open`), only what is set is in it.
-pub fn wire_got(got: Got, open: bool) -> pb::GetFieldsResponse {
+pub fn wire_got(call: &Call, context: &Context, got: Got, open: bool) -> pb::GetFieldsResponse {
     let mut values = got.values;
     if open {
         values.retain(|shown| !matches!(shown.what, Err(Absence::NeverSet)));
@@ -293,7 +303,7 @@ pub fn wire_got(got: Got, open: bool) -> pb::GetFieldsResponse {
         values: wire_values(values),
         etag: got.etag,
         state: state_unless_active(got.state),
-        recipient_ref: Default::default(),
+        recipient_ref: recipient_ref(call, context, got.uid),
     }
 }
 

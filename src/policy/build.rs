@@ -1,11 +1,17 @@
 //! From the records of a file to the rules of a policy: names become numbers.
 
-use super::file::{Class, Credentials, Field, Fields, File, Names, PlanRetention};
-use super::lint;
+use super::due::{Calendar, start_of};
+use super::file::{Basis, Class, Credentials, Field, Fields, File, Names, PlanRetention, Purpose, Recipient};
+use super::lint::{self, is_outside};
 use super::period::Period;
-use super::rules::{ClassRule, CredentialRule, FieldRule, HoldRule, OverrideRule};
+use super::rules::{
+    AgeField, ClassRule, ClockRule, CredentialRule, FieldRule, HoldRule, OverrideRule, PurposeRule, RecipientRule,
+};
 use crate::access::{FieldSet, PurposeSet};
-use crate::ids::{ClassNo, FieldNo, Name, PurposeNo};
+use crate::clock::Timestamp;
+use crate::ids::{ClassNo, FieldNo, Name, PurposeNo, RecipientNo};
+use jiff::civil::{Date, Weekday};
+use jiff::tz::TimeZone;
 
 pub(super) fn put<T>(table: &mut Vec<Option<T>>, number: u16, rule: T) {
     let at = usize::from(number);
@@ -15,7 +21,9 @@ pub(super) fn put<T>(table: &mut Vec<Option<T>>, number: u16, rule: T) {
     table[at] = Some(rule);
 }
 
-pub(super) fn field_rule(field: &Field, class: ClassNo) -> FieldRule {
+pub(super) fn field_rule(field: &Field, class: ClassNo, spread: &Spread<'_>) -> FieldRule {
+    let age = spread.file.age.as_ref();
+    let is = |said: Option<&super::file::At<Name>>| said.is_some_and(|n| n.value == field.head.name.value);
     FieldRule {
         no: FieldNo(field.head.number.value),
         name: field.head.name.value.clone(),
@@ -29,6 +37,12 @@ pub(super) fn field_rule(field: &Field, class: ClassNo) -> FieldRule {
         many: field.many.value,
         mask: field.mask.map(|m| m.value),
         retired: field.retired,
+        consent: field.consent.as_ref().and_then(|purpose| spread.purpose_no(purpose)),
+        age: match age {
+            Some(age) if is(age.birth.as_ref()) => Some(AgeField::Birth),
+            Some(age) if is(age.attested.as_ref()) => Some(AgeField::Attested),
+            _ => None,
+        },
         line: field.head.number.line,
     }
 }
@@ -84,6 +98,73 @@ pub(super) fn override_rule(rule: &PlanRetention, file: &File) -> Option<Overrid
     })
 }
 
+pub(super) fn purpose_rule(p: &Purpose, spread: &Spread<'_>, zone: &TimeZone) -> PurposeRule {
+    let kind = p.kind.as_ref().map(|k| k.value.clone());
+    let is = |word: &str| kind.as_deref() == Some(word);
+    let fields = spread.fields(&p.allowed);
+    let by_consent = |field: &&Field| lint::basis_of(p, field) == Basis::Consent;
+    let consent: FieldSet = spread.file.fields.iter().filter(by_consent).map(|f| f.head.number.value).collect();
+    PurposeRule {
+        no: PurposeNo(p.head.number.value),
+        name: p.head.name.value.clone(),
+        title: p.head.title.clone(),
+        basis: p.basis.value,
+        consent: consent.and(&fields),
+        fields,
+        max_view: p.view,
+        needs_approval: p.approval,
+        needs_reference: p.reference,
+        needs_reason: p.reason,
+        needs_recipient: p.recipient,
+        objectable: p.objection.map_or(p.basis.value == Basis::LegitimateInterests || is("marketing"), |o| o.value),
+        lawful: p.basis.value == Basis::LegalObligation || is("legal"),
+        kind,
+        consent_since: p.consent_since.and_then(|day| start_of(day.value, zone)),
+        consent_lasts: p.consent_lasts.map(|period| period.value),
+        line: p.head.number.line,
+    }
+}
+
+pub(super) fn recipient_rule(r: &Recipient, spread: &Spread<'_>, zone: &TimeZone) -> RecipientRule {
+    let outside =
+        spread.file.transfer.as_ref().is_some_and(|rule| is_outside(rule, r.region.as_ref().map(|at| &at.value)));
+    RecipientRule {
+        no: RecipientNo(r.head.number.value),
+        name: r.head.name.value.clone(),
+        title: r.head.title.clone(),
+        kind: r.kind,
+        region: r.region.as_ref().map(|at| at.value.clone()),
+        dpa: r.dpa.as_ref().map(|at| at.value.clone()),
+        dpa_ends: r.dpa_expires.and_then(|day| day_after(day.value, zone)),
+        transfer: r.transfer.map(|at| at.value),
+        stranded: outside && r.transfer.is_none(),
+        purposes: spread.purposes(&r.purposes),
+        fields: spread.fields(&r.gets),
+        view: r.view.value,
+        line: r.head.number.line,
+    }
+}
+
+/// The first moment after a day.
+fn day_after(day: Date, zone: &TimeZone) -> Option<Timestamp> {
+    start_of(day.tomorrow().ok()?, zone)
+}
+
+pub(super) fn clock_rules(file: &File) -> Box<[ClockRule]> {
+    let rule = |c: &super::file::Clock| ClockRule {
+        requests: c.requests.iter().map(|r| r.value).collect(),
+        within: c.within.value,
+        regions: c.regions.iter().map(|r| r.value.clone()).collect(),
+        line: c.line,
+    };
+    file.clocks.iter().map(rule).collect()
+}
+
+pub(super) fn calendar(file: &File) -> Calendar {
+    let weekend = file.weekend.clone().unwrap_or_else(|| vec![Weekday::Saturday, Weekday::Sunday]);
+    Calendar::new(file.holidays.iter().map(|day| day.value).collect(), weekend)
+}
+
 /// Names to numbers.
 pub(super) struct Spread<'a> {
     pub(super) file: &'a File,
@@ -97,6 +178,10 @@ impl Spread<'_> {
     pub(super) fn purpose_no(&self, name: &Name) -> Option<PurposeNo> {
         let purpose = self.file.purposes.iter().find(|p| p.head.name.value == *name)?;
         Some(PurposeNo(purpose.head.number.value))
+    }
+    pub(super) fn field_no(&self, name: &Name) -> Option<FieldNo> {
+        let field = self.file.fields.iter().find(|f| f.head.name.value == *name)?;
+        Some(FieldNo(field.head.number.value))
     }
     pub(super) fn of_class(&self, class: &Name) -> FieldSet {
         self.file.fields.iter().filter(|f| f.class.value == *class).map(|f| f.head.number.value).collect()

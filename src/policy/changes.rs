@@ -56,6 +56,14 @@ impl<'a> Lint<'a> {
             now.plans.iter().map(|p| &p.head),
             &new.plans,
         );
+        self.numbers(
+            "recipient",
+            before.recipients.iter().map(|r| &r.head),
+            &old.recipients,
+            now.recipients.iter().map(|r| &r.head),
+            &new.recipients,
+        );
+        self.notice(before);
         if before.time_zone.value != now.time_zone.value {
             let message = "the ends of months and years that are running will move".into();
             self.say(now.time_zone.line, "time_zone", "zone-changed", message);

@@ -1,15 +1,18 @@
 //! A policy in force: tables indexed by number, made once from a file that the linter passed. `decide` and `retention`
 //! answer from them.
 
-use super::build::{Spread, class_rule, credential_rule, field_rule, override_rule, put};
-pub use super::decide::{Ask, Decision, Denial, Rule};
+use super::build::{self, Spread, class_rule, credential_rule, field_rule, override_rule, put};
+pub use super::decide::{Ask, Decision, Denial, Rule, Withheld};
+use super::due::Calendar;
+pub use super::facts::SubjectFacts;
+use super::file::{Claim, TransferRule};
 use super::file::{Controller, File, Finding, PublishedText, Severity};
 use super::lint;
 use super::period;
 pub use super::retention::OverrideRefusal;
 pub use super::rules::*;
 use crate::access::{ClassSet, FieldSet};
-use crate::ids::{ClassNo, FieldNo, Name, PolicyVersion, PurposeNo, RoleNo};
+use crate::ids::{ClassNo, FieldNo, Name, PolicyVersion, PurposeNo, RecipientNo, RoleNo};
 use jiff::tz::TimeZone;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -30,6 +33,12 @@ pub struct Policy {
     roles: Box<[RoleRule]>,
     plans: Box<[PlanRule]>,
     credentials: Option<CredentialRule>,
+    recipients: Box<[Option<RecipientRule>]>,
+    age: Option<AgeRule>,
+    clocks: Box<[ClockRule]>,
+    calendar: Calendar,
+    nominee: Option<NomineeRule>,
+    analytics: Option<AnalyticsRule>,
     file: File,
 }
 
@@ -63,10 +72,11 @@ impl Policy {
     /// Names that are not there were errors to the linter, so they are left out here.
     fn from_linted(file: File, version: PolicyVersion, sha256: [u8; 32]) -> Policy {
         let spread = Spread { file: &file };
+        let zone = period::zone(&file.time_zone).unwrap_or(TimeZone::UTC);
         let mut fields: Vec<Option<FieldRule>> = Vec::new();
         for field in &file.fields {
             if let Some(class) = spread.class_no(&field.class) {
-                put(&mut fields, field.head.number.value, field_rule(field, class));
+                put(&mut fields, field.head.number.value, field_rule(field, class, &spread));
             }
         }
         let names = fields.iter().flatten().map(|f| (f.name.clone(), f.no)).collect();
@@ -76,18 +86,7 @@ impl Policy {
         }
         let mut purposes = Vec::new();
         for p in &file.purposes {
-            let rule = PurposeRule {
-                no: PurposeNo(p.head.number.value),
-                name: p.head.name.value.clone(),
-                title: p.head.title.clone(),
-                basis: p.basis.value,
-                fields: spread.fields(&p.allowed),
-                max_view: p.view,
-                needs_approval: p.approval,
-                needs_reference: p.reference,
-                needs_reason: p.reason,
-                line: p.head.number.line,
-            };
+            let rule = build::purpose_rule(p, &spread, &zone);
             put(&mut purposes, p.head.number.value, rule);
         }
         let grant_rule = |g: &super::file::RoleGrant| GrantRule {
@@ -120,14 +119,33 @@ impl Policy {
         let mut plans: Vec<PlanRule> = file.plans.iter().map(plan_rule).collect();
         plans.sort_by_key(|p| p.no);
         let credentials = file.credentials.as_ref().and_then(|said| credential_rule(said, &spread));
+        let mut recipients = Vec::new();
+        for r in &file.recipients {
+            put(&mut recipients, r.head.number.value, build::recipient_rule(r, &spread, &zone));
+        }
+        let nominee = file.nominee.as_ref().map(|n| NomineeRule {
+            scopes: n.scopes.iter().map(|s| s.value).collect(),
+            lasts: n.lasts.map(|l| l.value),
+        });
+        let analytics = file.analytics.as_ref().map(|a| AnalyticsRule {
+            threshold: a.threshold.value,
+            fields: a.fields.iter().filter_map(|n| spread.field_no(n)).map(|no| no.0).collect(),
+            line: a.threshold.line,
+        });
         Policy {
             version,
             sha256,
+            recipients: recipients.into(),
+            age: file.age.as_ref().map(|a| AgeRule { limit: a.limit.value, line: a.limit.line }),
+            clocks: build::clock_rules(&file),
+            calendar: build::calendar(&file),
+            nominee,
+            analytics,
             controller: file.controller.clone(),
             text: file.policy.clone(),
             region: file.region.as_ref().map(|r| r.value.clone()),
             time_zone: file.time_zone.value.clone(),
-            zone: period::zone(&file.time_zone).unwrap_or(TimeZone::UTC),
+            zone,
             fields: fields.into(),
             names,
             classes,
@@ -228,6 +246,55 @@ impl Policy {
     /// All plans, by number.
     pub fn plans(&self) -> &[PlanRule] {
         &self.plans
+    }
+
+    /// A recipient by number.
+    pub fn recipient(&self, no: RecipientNo) -> Option<&RecipientRule> {
+        self.recipients.get(usize::from(no.0))?.as_ref()
+    }
+    /// A recipient by name.
+    pub fn recipient_by_name(&self, name: &Name) -> Option<&RecipientRule> {
+        self.recipients().find(|r| r.name == *name)
+    }
+    /// All recipients, by number.
+    pub fn recipients(&self) -> impl Iterator<Item = &RecipientRule> {
+        self.recipients.iter().flatten()
+    }
+    /// The age limit.
+    pub fn age(&self) -> Option<&AgeRule> {
+        self.age.as_ref()
+    }
+    /// Time limits of requests, in the order of the file.
+    pub fn clocks(&self) -> &[ClockRule] {
+        &self.clocks
+    }
+    /// Business days.
+    pub fn calendar(&self) -> &Calendar {
+        &self.calendar
+    }
+    /// Who may exercise a person's rights in their place.
+    pub fn nominee(&self) -> Option<&NomineeRule> {
+        self.nominee.as_ref()
+    }
+    /// Counts over groups of people.
+    pub fn analytics(&self) -> Option<&AnalyticsRule> {
+        self.analytics.as_ref()
+    }
+    /// How long archives are kept.
+    pub fn archives(&self) -> Option<ArchivesRule> {
+        let archives = self.file.archives.as_ref()?;
+        Some(ArchivesRule { horizon: archives.horizon.map(|p| p.value), data: archives.data.map(|p| p.value) })
+    }
+    /// The host on whose machines the controller says the data is.
+    pub fn storage_host(&self) -> Option<&str> {
+        self.file.storage.as_ref().map(|host| host.value.as_str())
+    }
+    /// What the published text claims.
+    pub fn claims(&self) -> &[Claim] {
+        &self.file.claims
+    }
+    pub(super) fn transfer_rule(&self) -> Option<&TransferRule> {
+        self.file.transfer.as_ref()
     }
 
     /// The fields of those classes and those single fields, for a grant. Numbers that are not there add nothing.

@@ -2,9 +2,12 @@
 //! they neither allocate nor look at a name.
 
 use super::compiled::Policy;
-use super::file::Basis;
+use super::facts::{OfAge, Place, SubjectFacts};
+use super::file::RecipientView;
+use super::rules::{FieldRule, PurposeRule};
 use crate::access::{Grant, Verb, View};
-use crate::ids::{FieldNo, GroupNo, PurposeNo};
+use crate::clock::Timestamp;
+use crate::ids::{FieldNo, GroupNo, PurposeNo, RecipientNo};
 
 /// What is asked of the policy: everything but the field.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +26,12 @@ pub struct Ask<'a> {
     pub referenced: bool,
     /// A reason in words was given.
     pub reasoned: bool,
+    /// Who gets the values; `None`: they stay with the caller.
+    pub recipient: Option<RecipientNo>,
+    /// What is on record about the subject.
+    pub facts: SubjectFacts<'a>,
+    /// The tenant's time.
+    pub now: Timestamp,
 }
 
 /// The answer for one field.
@@ -63,8 +72,24 @@ pub enum Rule {
     PurposeNotAllowed,
     /// The class is kept by a hold, for another purpose than this.
     HeldForAnotherPurpose,
-    /// The purpose is based on consent, and there is none on record.
+    /// The person is younger than the age limit.
+    TooYoung,
+    /// The person had the use of the class restricted.
+    Restricted,
+    /// The person objected to the purpose.
+    Objected,
+    /// The purpose, or a write of the field, needs a consent, and there is none on record that counts.
     ConsentMissing,
+    /// The subject's group is in a region to which the policy lets data go on a basis only, and it has none.
+    TransferBasisMissing,
+    /// The purpose gives values away and the call names no recipient.
+    RecipientNeeded,
+    /// The policy has no such recipient, or not for this purpose or field.
+    RecipientUnlisted,
+    /// The agreement with the recipient is over.
+    DpaExpired,
+    /// The recipient may have tokens only, and this version makes none.
+    TokensNotMade,
     /// The purpose needs the approval of a second person.
     ApprovalNeeded,
     /// The purpose needs a reference.
@@ -91,7 +116,15 @@ impl Rule {
             Rule::GroupNotGranted => "group-not-granted",
             Rule::PurposeNotAllowed => "purpose-not-allowed",
             Rule::HeldForAnotherPurpose => "held-for-another-purpose",
+            Rule::TooYoung => "too-young",
+            Rule::Restricted => "restricted",
+            Rule::Objected => "objected",
             Rule::ConsentMissing => "consent-missing",
+            Rule::TransferBasisMissing => "transfer-basis-missing",
+            Rule::RecipientNeeded => "recipient-needed",
+            Rule::RecipientUnlisted => "recipient-unlisted",
+            Rule::DpaExpired => "dpa-expired",
+            Rule::TokensNotMade => "tokens-not-made",
             Rule::ApprovalNeeded => "approval-needed",
             Rule::ReferenceNeeded => "reference-needed",
             Rule::ReasonNeeded => "reason-needed",
@@ -100,6 +133,25 @@ impl Rule {
             Rule::FieldRetired => "field-retired",
         }
     }
+
+    /// What a partial answer says in place of a value that this rule denies.
+    pub const fn absence(self) -> Withheld {
+        match self {
+            Rule::ConsentMissing => Withheld::NoConsent,
+            Rule::Objected => Withheld::Objected,
+            Rule::Restricted | Rule::HeldForAnotherPurpose => Withheld::Restricted,
+            _ => Withheld::Denied,
+        }
+    }
+}
+
+/// Why a value is withheld, in the words of a partial answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Withheld {
+    NoConsent,
+    Objected,
+    Restricted,
+    Denied,
 }
 
 impl Policy {
@@ -124,8 +176,13 @@ impl Policy {
             let hold = self.class(rule.class).and_then(|c| c.hold.as_ref());
             return deny(Rule::HeldForAnotherPurpose, hold.map_or(0, |h| h.line));
         }
-        if purpose.basis == Basis::Consent {
-            return deny(Rule::ConsentMissing, purpose.line);
+        if let Some(denial) = self.person_says_no(ask, purpose, rule) {
+            return Decision::Deny(denial);
+        }
+        let mut most = granted.min(purpose.max_view);
+        match self.recipient_view(ask, purpose, field) {
+            Ok(view) => most = most.min(view),
+            Err(denial) => return Decision::Deny(denial),
         }
         if purpose.needs_approval && !ask.approved {
             return deny(Rule::ApprovalNeeded, purpose.line);
@@ -139,11 +196,15 @@ impl Policy {
         if ask.verb == Verb::Write && rule.retired {
             return deny(Rule::FieldRetired, rule.line);
         }
-        let most = granted.min(purpose.max_view);
         let view = match ask.view {
             None => most,
             Some(asked) if asked <= most => asked,
-            Some(_) => return deny(Rule::ViewNotGranted, if purpose.max_view < granted { purpose.line } else { 0 }),
+            Some(_) => {
+                let by_recipient =
+                    ask.recipient.and_then(|no| self.recipient(no)).filter(|r| r.view != RecipientView::Plain);
+                let by_purpose = (purpose.max_view < granted).then_some(purpose.line);
+                return deny(Rule::ViewNotGranted, by_recipient.map(|r| r.line).or(by_purpose).unwrap_or(0));
+            }
         };
         // A mask is a way of showing: what is written or deleted is not shown.
         let shows = matches!(ask.verb, Verb::Read | Verb::Export);
@@ -151,6 +212,67 @@ impl Policy {
             return deny(Rule::NoMask, rule.line);
         }
         Decision::Allow { view, grant }
+    }
+
+    /// What is on record about the person and keeps the value back. Deleting is always in the person's favour.
+    fn person_says_no(&self, ask: &Ask<'_>, purpose: &PurposeRule, rule: &FieldRule) -> Option<Denial> {
+        let no = |rule, line| Some(Denial { rule, line });
+        let facts = &ask.facts;
+        if ask.verb != Verb::Delete {
+            if facts.age == OfAge::No && !purpose.lawful {
+                return no(Rule::TooYoung, self.age().map_or(0, |age| age.line));
+            }
+            if facts.restricted.has(rule.class.0.into()) && !purpose.lawful {
+                return no(Rule::Restricted, 0);
+            }
+            if facts.objected.has(purpose.no.0) && purpose.objectable {
+                return no(Rule::Objected, purpose.line);
+            }
+        }
+        let consented = |to: &PurposeRule| facts.consent(to.no, to.consent_since, ask.now).is_some();
+        if purpose.consent.has(rule.no.0) && !consented(purpose) {
+            return no(Rule::ConsentMissing, purpose.line);
+        }
+        if ask.verb == Verb::Write
+            && let Some(needed) = rule.consent
+            && !self.purpose(needed).is_some_and(consented)
+        {
+            return no(Rule::ConsentMissing, rule.line);
+        }
+        if let Place::Outside(basis) = facts.place
+            && let Some(transfer) = self.transfer_rule()
+            && !basis.is_some_and(|basis| transfer.groups.iter().any(|b| b.value == basis))
+        {
+            return no(Rule::TransferBasisMissing, transfer.line);
+        }
+        None
+    }
+
+    /// The most telling view that the recipient of the ask may have.
+    fn recipient_view(&self, ask: &Ask<'_>, purpose: &PurposeRule, field: FieldNo) -> Result<View, Denial> {
+        let no = |rule, line| Err(Denial { rule, line });
+        // What is written or deleted goes nowhere.
+        if !matches!(ask.verb, Verb::Read | Verb::Export) {
+            return Ok(View::Plain);
+        }
+        let Some(number) = ask.recipient else {
+            return if purpose.needs_recipient { no(Rule::RecipientNeeded, purpose.line) } else { Ok(View::Plain) };
+        };
+        let Some(recipient) = self.recipient(number) else { return no(Rule::RecipientUnlisted, 0) };
+        if !recipient.purposes.has(purpose.no.0) || !recipient.fields.has(field.0) {
+            return no(Rule::RecipientUnlisted, recipient.line);
+        }
+        if recipient.dpa_ends.is_some_and(|end| ask.now >= end) {
+            return no(Rule::DpaExpired, recipient.line);
+        }
+        if recipient.stranded {
+            return no(Rule::TransferBasisMissing, recipient.line);
+        }
+        match recipient.view {
+            RecipientView::Plain => Ok(View::Plain),
+            RecipientView::Masked => Ok(View::Masked),
+            RecipientView::Tokens => no(Rule::TokensNotMade, recipient.line),
+        }
     }
 
     /// The decision in words, for `TestAccess`: names of the policy, never a value.
@@ -180,7 +302,28 @@ impl Policy {
                 Rule::HeldForAnotherPurpose => {
                     format!("class {class} is held after an erasure, not for purpose {purpose}")
                 }
-                Rule::ConsentMissing => format!("purpose {purpose} needs a consent, and none is on record"),
+                Rule::TooYoung => "the person is younger than the age limit".into(),
+                Rule::Restricted => format!("the person had the use of class {class} restricted"),
+                Rule::Objected => format!("the person objected to purpose {purpose}"),
+                Rule::ConsentMissing => match self.field(field).and_then(|f| f.consent).and_then(|no| self.purpose(no))
+                {
+                    Some(needed) if ask.verb == Verb::Write && needed.line != denial.line => {
+                        format!(
+                            "a write of field {field_name} needs a consent to purpose {}, and none counts",
+                            needed.name
+                        )
+                    }
+                    _ => format!("purpose {purpose} needs a consent, and none is on record"),
+                },
+                Rule::TransferBasisMissing => "there is no basis for a transfer to that region".into(),
+                Rule::RecipientNeeded => format!("purpose {purpose} gives values away: name the recipient"),
+                Rule::RecipientUnlisted => {
+                    let recipient = ask.recipient.and_then(|no| self.recipient(no));
+                    let recipient = recipient.map_or("of that number", |r| r.name.as_str());
+                    format!("recipient {recipient} is not listed for purpose {purpose} and field {field_name}")
+                }
+                Rule::DpaExpired => "the agreement with the recipient is over".into(),
+                Rule::TokensNotMade => "the recipient may have tokens only, which this version does not make".into(),
                 Rule::ApprovalNeeded => format!("purpose {purpose} needs the approval of a second person"),
                 Rule::ReferenceNeeded => format!("purpose {purpose} needs a reference"),
                 Rule::ReasonNeeded => format!("purpose {purpose} needs a reason"),
@@ -236,6 +379,9 @@ mod tests {
             approved: false,
             referenced: false,
             reasoned: false,
+            recipient: None,
+            facts: SubjectFacts::NONE,
+            now: Timestamp(0),
         }
     }
     fn rule(decision: Decision) -> Rule {
@@ -352,7 +498,7 @@ mod tests {
             };
             if let Decision::Allow { view, grant } = p.decide(&ask, FieldNo(field), None) {
                 let rule = p.purpose(PurposeNo(purpose)).unwrap();
-                prop_assert!(rule.fields.has(field) && rule.basis != Basis::Consent && (extra || !rule.needs_approval));
+                prop_assert!(rule.fields.has(field) && !rule.consent.has(field) && (extra || !rule.needs_approval));
                 let given = &list[usize::from(grant)];
                 prop_assert!(given.fields.has(field) && given.purposes.has(purpose) && view <= given.max_view && view <= rule.max_view);
                 prop_assert!(given.groups.is_none() || group.is_some_and(|g| given.groups.as_ref().unwrap().contains(&GroupNo(g))));

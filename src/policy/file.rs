@@ -1,10 +1,13 @@
 //! The records of a policy file, each value with its line; `parse` makes them.
 
+use super::claim::ClaimKind;
+use super::due::Within;
 pub use super::finding::{Finding, Severity};
 use super::mask::Mask;
 use super::period::Period;
 use crate::access::{VerbSet, View};
 use crate::ids::{Name, SubjectId};
+use jiff::civil::{Date, Weekday};
 use serde::Serialize;
 
 /// A value and the line it stands on.
@@ -67,6 +70,18 @@ Basis {
 });
 choice!(/// From when a hold is counted.
     HoldFrom { Origin = "origin", Erase = "erase" });
+choice!(/// What a recipient is.
+    RecipientKind { Processor = "processor", Controller = "controller", Authority = "authority" });
+choice!(/// The most telling view of a recipient.
+    RecipientView { Plain = "plain", Masked = "masked", Tokens = "tokens" });
+choice!(/// What lets data leave a region.
+    Transfer { Adequacy = "adequacy", Scc = "scc", Bcr = "bcr", Consent = "consent", Derogation = "derogation" });
+choice!(/// What people and authorities ask for.
+RequestKind {
+    Access = "access", Correct = "correct", Erase = "erase", Restrict = "restrict", Object = "object",
+    Portability = "portability", Nominate = "nominate", Withdraw = "withdraw", Grievance = "grievance", Dpa = "dpa",
+    Incident = "incident",
+});
 
 /// `[controller]`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -106,6 +121,14 @@ pub struct Credentials {
     pub code_tries: u32,
 }
 
+/// When a version was announced and when it takes effect.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Notice {
+    pub notified: Option<At<Date>>,
+    pub effective: Option<At<Date>>,
+    pub minimum: Option<At<Period>>,
+}
+
 /// `[reserved]`
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reserved {
@@ -114,6 +137,7 @@ pub struct Reserved {
     pub purposes: Vec<At<u16>>,
     pub roles: Vec<At<u16>>,
     pub plans: Vec<At<u16>>,
+    pub recipients: Vec<At<u16>>,
 }
 
 /// What every numbered record of the file has.
@@ -131,6 +155,8 @@ pub struct Category {
     pub name: At<Name>,
     pub title: Option<String>,
     pub promised: Option<At<Period>>,
+    /// Empty: any.
+    pub bases: Vec<At<Basis>>,
 }
 
 /// `[[class]]`
@@ -168,6 +194,8 @@ pub struct Field {
     pub many: At<bool>,
     pub mask: Option<At<Mask>>,
     pub retired: bool,
+    /// Purpose to which the person must have consented before a value is written.
+    pub consent: Option<At<Name>>,
 }
 
 /// `[[purpose]]`
@@ -181,6 +209,90 @@ pub struct Purpose {
     pub approval: bool,
     pub reference: bool,
     pub reason: bool,
+    pub recipient: bool,
+    pub objection: Option<At<bool>>,
+    pub consent_since: Option<At<Date>>,
+    pub consent_lasts: Option<At<Period>>,
+    pub basis_for: Vec<BasisFor>,
+}
+
+/// `[[purpose.basis_for]]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BasisFor {
+    pub category: At<Name>,
+    pub basis: At<Basis>,
+}
+
+/// `[[recipient]]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recipient {
+    pub head: Head,
+    pub kind: RecipientKind,
+    pub region: Option<At<Name>>,
+    pub dpa: Option<At<String>>,
+    pub dpa_expires: Option<At<Date>>,
+    pub transfer: Option<At<Transfer>>,
+    pub purposes: Names,
+    pub gets: Fields,
+    pub view: At<RecipientView>,
+    pub channels: Vec<At<Name>>,
+}
+
+/// `[age]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Age {
+    pub limit: At<u32>,
+    pub birth: Option<At<Name>>,
+    pub attested: Option<At<Name>>,
+}
+
+/// `[[clock]]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Clock {
+    pub line: u32,
+    pub requests: Vec<At<RequestKind>>,
+    pub within: At<Within>,
+    pub regions: Vec<At<Name>>,
+}
+
+/// `[nominee]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nominee {
+    pub scopes: Vec<At<RequestKind>>,
+    pub lasts: Option<At<Period>>,
+}
+
+/// `[transfer]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TransferRule {
+    pub line: u32,
+    pub inside: Vec<At<Name>>,
+    pub groups: Vec<At<Transfer>>,
+}
+
+/// `[analytics]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Analytics {
+    pub threshold: At<u32>,
+    pub fields: Vec<At<Name>>,
+}
+
+/// `[archives]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Archives {
+    pub horizon: Option<At<Period>>,
+    pub data: Option<At<Period>>,
+}
+
+/// `[[claim]]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    pub line: u32,
+    pub section: String,
+    pub kind: At<ClaimKind>,
+    pub about: Names,
+    pub value: Option<At<String>>,
+    pub recipient: Option<At<Name>>,
 }
 
 /// Fields named by class, one by one, and exceptions.
@@ -233,6 +345,7 @@ pub struct File {
     pub forbidden: Vec<At<String>>,
     pub controller: Controller,
     pub policy: PublishedText,
+    pub notice: Notice,
     pub reserved: Reserved,
     pub credentials: Option<Credentials>,
     pub categories: Vec<Category>,
@@ -241,4 +354,17 @@ pub struct File {
     pub purposes: Vec<Purpose>,
     pub roles: Vec<Role>,
     pub plans: Vec<Plan>,
+    pub recipients: Vec<Recipient>,
+    pub age: Option<Age>,
+    pub clocks: Vec<Clock>,
+    pub holidays: Vec<At<Date>>,
+    /// `None`: Saturday and Sunday.
+    pub weekend: Option<Vec<Weekday>>,
+    pub nominee: Option<Nominee>,
+    pub transfer: Option<TransferRule>,
+    pub analytics: Option<Analytics>,
+    pub archives: Option<Archives>,
+    /// Name of the host.
+    pub storage: Option<At<String>>,
+    pub claims: Vec<Claim>,
 }

@@ -1,68 +1,13 @@
 //! Finds what makes no sense in a policy file, by itself and against the version before it. Errors keep the file from
 //! being applied; warnings say what will surprise. `docs/POLICY.md` lists the rules; no rule knows a tenant.
 
-use super::file::{At, Basis, Class, Field, FieldType, Fields, File, Finding, Head, Names, Severity, Validator};
+use super::file::{
+    At, Basis, BasisFor, Class, Field, FieldType, Fields, File, Finding, Head, Names, Purpose, TransferRule, Validator,
+};
+pub use super::finding::RULES;
 use super::period::Period;
 use crate::access::{Verb, View};
 use crate::ids::Name;
-
-/// Every rule of the linter with what it says, for the reference page; the parser's own come first.
-pub const RULES: &[(&str, Severity, &str)] = &[
-    ("syntax", Severity::Error, "the file is not TOML"),
-    ("too-long", Severity::Error, "the file is longer than 1 MiB"),
-    ("unknown-key", Severity::Error, "a key that there is not"),
-    ("not-enforced", Severity::Error, "a key that this version knows and does not enforce yet"),
-    ("missing-key", Severity::Error, "a required key is not there"),
-    ("wrong-value", Severity::Error, "a value of the wrong type or form"),
-    ("said-twice", Severity::Error, "a list says the same thing twice"),
-    ("duplicate-number", Severity::Error, "two records of one kind have the same number"),
-    ("duplicate-name", Severity::Error, "two records of one kind have the same name"),
-    ("number-reserved", Severity::Error, "a number is used that `[reserved]` lists"),
-    ("unknown-name", Severity::Error, "a name refers to nothing in the file"),
-    ("wrong-type", Severity::Error, "a key that the field's type cannot have"),
-    ("length-missing", Severity::Error, "text or data without `max_length`"),
-    ("length-too-large", Severity::Error, "text of more than 262,144 characters"),
-    ("unique-not-searchable", Severity::Error, "`unique` without `searchable`"),
-    ("searchable-many", Severity::Error, "items cannot be searched for"),
-    (
-        "searchable-retention",
-        Severity::Error,
-        "a searchable field in a class with retention: its index would outlive it",
-    ),
-    ("retention-shorter-than-hold", Severity::Error, "values expire before the law lets them go"),
-    (
-        "retention-longer-than-promised",
-        Severity::Error,
-        "a class is kept longer than the category of its field promises",
-    ),
-    ("retention-over-maximum", Severity::Error, "a retention or an override beyond `max_retention`"),
-    (
-        "override-without-retention",
-        Severity::Error,
-        "a plan overrides a class that has no retention, or the same twice",
-    ),
-    ("override-empty", Severity::Error, "the longest override is shorter than the shortest"),
-    ("no-category", Severity::Error, "a field in no category, where there are categories"),
-    ("forbidden-purpose", Severity::Error, "a purpose of a kind or name that `forbidden` lists"),
-    ("hold-purpose", Severity::Error, "the purpose of a hold does not allow the held fields"),
-    ("grant-without-purpose", Severity::Error, "a grant touches values and names no purpose"),
-    ("grant-without-fields", Severity::Error, "a grant touches values and names no field"),
-    ("number-reused", Severity::Error, "a number means something else than in the version before"),
-    ("number-dropped", Severity::Error, "a number left the file and `[reserved]` does not list it"),
-    ("credentials-moved", Severity::Error, "credentials that are stored would stay behind in their former class"),
-    ("search-changed", Severity::Error, "search was turned on or changed for a field that may hold values"),
-    ("retention-missing", Severity::Warning, "a class does not say how long it is kept"),
-    ("never-allowed", Severity::Warning, "a field that no purpose allows"),
-    ("empty-class", Severity::Warning, "a class without fields"),
-    ("empty-purpose", Severity::Warning, "a purpose that allows no field"),
-    ("grant-in-vain", Severity::Warning, "none of a grant's purposes allows one of its fields"),
-    ("consent-not-recorded", Severity::Warning, "a purpose based on consent: every call for it is denied"),
-    ("mask-missing", Severity::Warning, "a masked view of a field without a mask is denied"),
-    ("renamed", Severity::Warning, "a field or class has another name than in the version before"),
-    ("length-shrunk", Severity::Warning, "stored values may be longer than new ones may be"),
-    ("retention-changed", Severity::Warning, "stored values of a class will end at another time"),
-    ("zone-changed", Severity::Warning, "another time zone moves the ends of months and years"),
-];
 
 /// Most characters of a text.
 const MAX_TEXT: u32 = 262_144;
@@ -77,6 +22,8 @@ pub fn lint(file: &File, previous: Option<&File>) -> Vec<Finding> {
     lint.roles();
     lint.plans();
     lint.credentials();
+    lint.promises();
+    lint.claims();
     if let Some(previous) = previous {
         lint.changes(previous);
     }
@@ -95,6 +42,12 @@ pub(super) fn max_length(field: &Field) -> Option<u32> {
         (None, FieldType::Text | FieldType::Data, _) => None,
         (None, ..) => Some(0),
     }
+}
+
+/// The basis on which a purpose allows a field.
+pub(super) fn basis_of(purpose: &Purpose, field: &Field) -> Basis {
+    let of_category = |b: &&BasisFor| field.category.as_ref().is_some_and(|c| c.value == b.category.value);
+    purpose.basis_for.iter().find(of_category).map_or(purpose.basis.value, |b| b.basis.value)
 }
 
 pub(super) struct Lint<'a> {
@@ -117,6 +70,7 @@ impl<'a> Lint<'a> {
         self.records("purpose", file.purposes.iter().map(|p| &p.head), &reserved.purposes);
         self.records("role", file.roles.iter().map(|r| &r.head), &reserved.roles);
         self.records("plan", file.plans.iter().map(|p| &p.head), &reserved.plans);
+        self.records("recipient", file.recipients.iter().map(|r| &r.head), &reserved.recipients);
         for (i, category) in file.categories.iter().enumerate() {
             if file.categories[..i].iter().any(|c| c.name.value == category.name.value) {
                 let message = format!("category `{}` is there already", *category.name);
@@ -146,11 +100,11 @@ impl<'a> Lint<'a> {
         }
     }
 
-    fn class(&self, name: &Name) -> Option<&'a Class> {
+    pub(super) fn class(&self, name: &Name) -> Option<&'a Class> {
         self.file.classes.iter().find(|c| c.head.name.value == *name)
     }
 
-    fn unknown(&mut self, key: &str, what: &str, name: &At<Name>) {
+    pub(super) fn unknown(&mut self, key: &str, what: &str, name: &At<Name>) {
         self.say(name.line, key, "unknown-name", format!("there is no {what} `{}`", name.value));
     }
 
@@ -299,7 +253,7 @@ impl<'a> Lint<'a> {
     }
 
     /// Names in a list of fields that are not there.
-    fn refer(&mut self, path: &str, said: &'a Fields) {
+    pub(super) fn refer(&mut self, path: &str, said: &'a Fields) {
         for class in said.classes.list() {
             if self.class(class).is_none() {
                 self.unknown(&format!("{path}.classes"), "class", class);
@@ -324,9 +278,12 @@ impl<'a> Lint<'a> {
                 let message = format!("`{}` may not be declared: line {} forbids `{}`", **name, rule.line, rule.value);
                 self.say(line, "purpose", "forbidden-purpose", message);
             }
-            if purpose.basis.value == Basis::Consent {
-                let message =
-                    format!("consent cannot be recorded by this version: every call for `{}` is denied", **name);
+            let by_consent = purpose.basis_for.iter().any(|b| b.basis.value == Basis::Consent);
+            if purpose.basis.value == Basis::Consent || by_consent {
+                let message = format!(
+                    "consent cannot be recorded by this version: calls for `{}` that need it are denied",
+                    **name
+                );
                 self.say(purpose.basis.line, "purpose.basis", "consent-not-recorded", message);
             }
             let allowed: Vec<&Field> = self.file.fields.iter().filter(|f| names(&purpose.allowed, f)).collect();
@@ -427,6 +384,11 @@ pub(super) fn among(said: &Names, name: &Name) -> bool {
         Names::All => true,
         Names::These(list) => list.iter().any(|n| n.value == *name),
     }
+}
+
+/// A region that is not listed is outside, and so is one that is not stated.
+pub(super) fn is_outside(rule: &TransferRule, region: Option<&Name>) -> bool {
+    region.is_none_or(|region| rule.inside.iter().all(|n| n.value != *region))
 }
 
 /// Whether a list of fields has this one.

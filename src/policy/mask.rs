@@ -18,13 +18,38 @@ pub enum Mask {
     Hidden,
     /// The last 1 to 8 characters, but at most half of the text.
     Last(u8),
+    /// The characters at some places, of texts with exactly so many characters.
+    Pattern(Pattern),
+}
+
+/// `##****##`: which characters are shown; 2 to 32 places, at most half of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pattern {
+    length: u8,
+    /// Bit n: the character at n, from 0, is shown.
+    shown: u32,
+}
+
+impl Pattern {
+    fn parse(text: &str) -> Option<Pattern> {
+        let length = u8::try_from(text.len()).ok().filter(|n| (2..=32).contains(n))?;
+        let mut shown = 0;
+        for (at, mark) in text.bytes().enumerate() {
+            match mark {
+                b'#' => shown |= 1 << at,
+                b'*' => {}
+                _ => return None,
+            }
+        }
+        (u32::count_ones(shown) <= u32::from(length) / 2).then_some(Pattern { length, shown })
+    }
 }
 
 /// What stands for anything hidden; always as long, so that it does not tell a length.
 const HIDDEN: &str = "***";
 
 impl Mask {
-    /// Reads `email`, `phone`, `card`, `name`, `hidden`, `last:1` to `last:8`.
+    /// Reads `email`, `phone`, `card`, `name`, `hidden`, `last:1` to `last:8`, `pattern:##****##`.
     pub fn parse(text: &str) -> Option<Mask> {
         Some(match text {
             "email" => Mask::Email,
@@ -32,8 +57,12 @@ impl Mask {
             "card" => Mask::Card,
             "name" => Mask::Name,
             "hidden" => Mask::Hidden,
-            _ => match text.strip_prefix("last:")?.as_bytes() {
-                [n @ b'1'..=b'8'] => Mask::Last(n - b'0'),
+            _ => match text.split_once(':')? {
+                ("last", n) => match n.as_bytes() {
+                    [n @ b'1'..=b'8'] => Mask::Last(n - b'0'),
+                    _ => return None,
+                },
+                ("pattern", pattern) => Mask::Pattern(Pattern::parse(pattern)?),
                 _ => return None,
             },
         })
@@ -56,6 +85,11 @@ impl Mask {
                 out.push_str(HIDDEN);
                 out.extend(text.chars().skip(length - usize::from(n).min(length / 2)));
             }
+            // Another length is another thing: nothing of it is shown.
+            Mask::Pattern(p) if text.chars().count() == usize::from(p.length) => {
+                out.extend(text.chars().enumerate().map(|(at, c)| if p.shown >> at & 1 == 1 { c } else { '*' }));
+            }
+            Mask::Pattern(_) => out.push_str(HIDDEN),
         }
         out
     }
@@ -134,12 +168,27 @@ mod tests {
         assert_eq!(shown(Mask::Last(4), "AB-12345678"), "***5678");
         assert_eq!(shown(Mask::Last(4), "1234"), "***34");
         assert_eq!(shown(Mask::Last(4), "1"), "***");
+        let pattern = Mask::parse("pattern:##*****###").unwrap();
+        assert_eq!(shown(pattern, "DE12345678"), "DE*****678");
+        assert_eq!(shown(pattern, "DE1234567"), "***");
     }
 
     #[test]
     fn one_spelling_of_a_mask() {
         assert_eq!(Mask::parse("last:8"), Some(Mask::Last(8)));
-        for bad in ["", "last", "last:0", "last:9", "last:10", "last:04", "Email"] {
+        for bad in [
+            "",
+            "last",
+            "last:0",
+            "last:9",
+            "last:10",
+            "last:04",
+            "Email",
+            "pattern:",
+            "pattern:###*",
+            "pattern:#",
+            "pattern:#?",
+        ] {
             assert_eq!(Mask::parse(bad), None, "{bad}");
         }
     }

@@ -7,22 +7,38 @@
 
 mod build;
 mod changes;
+pub mod claim;
+mod claims;
 pub mod compiled;
+mod date;
 mod decide;
+pub mod due;
+pub mod facts;
 pub mod file;
 mod finding;
 mod form;
 mod guard;
+mod key;
 pub mod keys;
 pub mod lint;
 pub mod mask;
 mod parse;
 pub mod period;
+mod promises;
+mod records;
 mod retention;
+mod rights;
 mod rules;
+mod tables;
+mod tables_credential;
+mod tables_promise;
+mod tables_use;
 pub mod value;
+mod words;
 
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_claims;

@@ -1,10 +1,14 @@
 //! The rules of a policy in force, one type a record of the file, with numbers where the file has names.
 
-use super::file::{Basis, CodeAlphabet, FieldType, HoldFrom, Validator};
+use super::due::Within;
+use super::file::{
+    Basis, CodeAlphabet, FieldType, HoldFrom, RecipientKind, RecipientView, RequestKind, Transfer, Validator,
+};
 use super::mask::Mask;
 use super::period::Period;
 use crate::access::{FieldSet, PurposeSet, VerbSet, View};
-use crate::ids::{ClassNo, FieldNo, Name, PurposeNo, RoleNo, SubjectId};
+use crate::clock::Timestamp;
+use crate::ids::{ClassNo, FieldNo, Name, PurposeNo, RecipientNo, RoleNo, SubjectId};
 
 /// Rules of a field.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,8 +28,21 @@ pub struct FieldRule {
     pub mask: Option<Mask>,
     /// Takes no writes any more.
     pub retired: bool,
+    /// Written only while the person consents to this purpose.
+    pub consent: Option<PurposeNo>,
+    /// What the age limit says about its values.
+    pub age: Option<AgeField>,
     /// Line of the policy file.
     pub line: u32,
+}
+
+/// What a field says about a person's age.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AgeField {
+    /// The date of birth.
+    Birth,
+    /// The person says to be old enough.
+    Attested,
 }
 
 /// Rules of a class.
@@ -72,6 +89,18 @@ pub struct PurposeRule {
     pub needs_approval: bool,
     pub needs_reference: bool,
     pub needs_reason: bool,
+    pub needs_recipient: bool,
+    pub kind: Option<String>,
+    /// Fields that it allows on the basis of consent.
+    pub consent: FieldSet,
+    /// A person may object to it.
+    pub objectable: bool,
+    /// The law demands it: a restriction, or an age below the limit, does not stop it.
+    pub lawful: bool,
+    /// Consents given before do not count.
+    pub consent_since: Option<Timestamp>,
+    /// How long a consent counts from the day it was given or last confirmed by use.
+    pub consent_lasts: Option<Period>,
     pub line: u32,
 }
 
@@ -137,4 +166,66 @@ pub struct CredentialRule {
     pub code_alphabet: CodeAlphabet,
     pub code_life_seconds: u32,
     pub code_tries: u32,
+}
+
+/// Rules of a recipient.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecipientRule {
+    pub no: RecipientNo,
+    pub name: Name,
+    pub title: Option<String>,
+    pub kind: RecipientKind,
+    pub region: Option<Name>,
+    pub dpa: Option<String>,
+    /// First moment after the agreement; `None`: an open end.
+    pub dpa_ends: Option<Timestamp>,
+    pub transfer: Option<Transfer>,
+    /// It is in a region that needs a basis, and has none.
+    pub stranded: bool,
+    pub purposes: PurposeSet,
+    pub fields: FieldSet,
+    pub view: RecipientView,
+    pub line: u32,
+}
+
+/// The age limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgeRule {
+    /// In years.
+    pub limit: u32,
+    pub line: u32,
+}
+
+/// A time limit of requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClockRule {
+    pub requests: Box<[RequestKind]>,
+    pub within: Within,
+    /// Empty: everybody who has no clock of their region's.
+    pub regions: Box<[Name]>,
+    pub line: u32,
+}
+
+/// Who may exercise a person's rights.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NomineeRule {
+    pub scopes: Box<[RequestKind]>,
+    pub lasts: Option<Period>,
+}
+
+/// Counts over groups of people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AnalyticsRule {
+    /// Fewest people in a group.
+    pub threshold: u32,
+    /// Fields by whose values people are grouped.
+    pub fields: FieldSet,
+    pub line: u32,
+}
+
+/// How long archives are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ArchivesRule {
+    pub horizon: Option<Period>,
+    pub data: Option<Period>,
 }

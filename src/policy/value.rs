@@ -27,7 +27,9 @@
 //! equal for search and for uniqueness; what was written is stored unchanged. A text that is empty in its normal form
 //! is not indexed.
 
-use super::compiled::FieldRule;
+use super::compiled::{AgeField, FieldRule, Policy};
+pub use super::date::Date;
+use super::facts::OfAge;
 use super::file::{FieldType, Validator};
 use super::{form, guard};
 use crate::clock::Timestamp;
@@ -46,55 +48,6 @@ pub enum Value {
     Flag(bool),
     Date(Date),
     Time(Timestamp),
-}
-
-/// A day that exists, 0001-01-01 to 9999-12-31, proleptic Gregorian.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Date {
-    year: u16,
-    month: u8,
-    day: u8,
-}
-
-impl Date {
-    /// The day, if there is such a day.
-    pub fn new(year: i32, month: i32, day: i32) -> Option<Date> {
-        let year = i16::try_from(year).ok().filter(|y| (1..=9999).contains(y))?;
-        let (month, day) = (i8::try_from(month).ok()?, i8::try_from(day).ok()?);
-        jiff::civil::Date::new(year, month, day).ok()?;
-        Some(Date { year: year as u16, month: month as u8, day: day as u8 })
-    }
-    /// Reads `YYYY-MM-DD` and no other form.
-    pub fn parse(text: &str) -> Option<Date> {
-        let b = text.as_bytes();
-        if b.len() != 10 || b[4] != b'-' || b[7] != b'-' {
-            return None;
-        }
-        let part = |range: std::ops::Range<usize>| -> Option<i32> {
-            let digits = &b[range];
-            digits.iter().all(u8::is_ascii_digit).then(|| digits.iter().fold(0, |n, d| n * 10 + i32::from(d - b'0')))
-        };
-        Date::new(part(0..4)?, part(5..7)?, part(8..10)?)
-    }
-    pub fn year(self) -> i32 {
-        self.year.into()
-    }
-    pub fn month(self) -> i32 {
-        self.month.into()
-    }
-    pub fn day(self) -> i32 {
-        self.day.into()
-    }
-}
-impl fmt::Display for Date {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:04}-{:02}-{:02}", self.year, self.month, self.day)
-    }
-}
-impl fmt::Debug for Date {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Date(..)")
-    }
 }
 
 impl fmt::Debug for Value {
@@ -166,8 +119,8 @@ impl Value {
             }
             Value::Flag(flag) => out.extend_from_slice(&[5, u8::from(*flag)]),
             Value::Date(date) => {
-                let [high, low] = date.year.to_be_bytes();
-                out.extend_from_slice(&[6, high, low, date.month, date.day]);
+                let [high, low] = (date.year() as u16).to_be_bytes();
+                out.extend_from_slice(&[6, high, low, date.month() as u8, date.day() as u8]);
             }
             Value::Time(time) => {
                 out.push(7);
@@ -231,6 +184,8 @@ pub enum Demand {
     Form(Validator),
     Finite,
     Range,
+    /// It makes the person younger than the age limit.
+    Age,
 }
 
 impl Demand {
@@ -244,6 +199,7 @@ impl Demand {
             Demand::Form(validator) => validator.name(),
             Demand::Finite => "finite",
             Demand::Range => "range",
+            Demand::Age => "age",
         }
     }
 
@@ -262,11 +218,26 @@ impl Demand {
             Demand::Form(Validator::None) => "must have its form",
             Demand::Finite => "must be a finite number",
             Demand::Range => "must lie in the years 1 to 9999",
+            Demand::Age => "must make the person as old as the policy demands",
         }
     }
 }
 
-/// Whether a value may be written to the field.
+/// Whether a value may be written to the field of the policy at `now`.
+///
+/// # Errors
+/// The first demand that it does not meet; never the value.
+pub fn check_now(policy: &Policy, rule: &FieldRule, value: &Value, now: Timestamp) -> Result<(), Violation> {
+    check(rule, value)?;
+    let age = match (rule.age, value) {
+        (Some(AgeField::Birth), Value::Date(birth)) => policy.age_of(Some(*birth), None, now),
+        (Some(AgeField::Attested), Value::Flag(attested)) => policy.age_of(None, Some(*attested), now),
+        _ => OfAge::Unknown,
+    };
+    if age == OfAge::No { Err(Violation { field: rule.no, rule: Demand::Age }) } else { Ok(()) }
+}
+
+/// Whether a value may be written to the field, the age limit apart.
 ///
 /// # Errors
 /// The first demand that it does not meet; never the value.
@@ -292,10 +263,18 @@ pub fn check(rule: &FieldRule, value: &Value) -> Result<(), Violation> {
                 return broken(Demand::CardNumber);
             }
         }
-        Value::Data(data) if data.expose().len() > rule.max_length as usize => return broken(Demand::MaxLength),
+        Value::Data(data) => {
+            if data.expose().len() > rule.max_length as usize {
+                return broken(Demand::MaxLength);
+            }
+            // Bytes that are a text are read as one: JSON, CSV, a note.
+            if std::str::from_utf8(data.expose()).is_ok_and(guard::has_card_number) {
+                return broken(Demand::CardNumber);
+            }
+        }
         Value::Number(n) if !n.is_finite() => return broken(Demand::Finite),
         Value::Time(time) if !TIMES.contains(&time.0) => return broken(Demand::Range),
-        Value::Data(_) | Value::Number(_) | Value::Time(_) | Value::Integer(_) | Value::Flag(_) | Value::Date(_) => {}
+        Value::Number(_) | Value::Time(_) | Value::Integer(_) | Value::Flag(_) | Value::Date(_) => {}
     }
     Ok(())
 }
@@ -390,6 +369,8 @@ mod tests {
             many: false,
             mask: None,
             retired: false,
+            consent: None,
+            age: None,
             line: 1,
         }
     }

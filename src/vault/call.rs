@@ -8,8 +8,8 @@ use crate::access::{Verb, View};
 use crate::audit::{Action, AuditRecord, Outcome};
 use crate::auth::{self, Permit, Principal, authorize};
 use crate::clock::Timestamp;
-use crate::ids::{GroupNo, ObjectId, PurposeNo};
-use crate::policy::compiled::Ask;
+use crate::ids::{GroupNo, ObjectId, PurposeNo, RecipientNo};
+use crate::policy::compiled::{Ask, SubjectFacts};
 use crate::vault::error::VaultError;
 use crate::vault::tenant::Tenant;
 
@@ -53,6 +53,8 @@ pub struct Context {
     pub reference: Zeroizing<String>,
     /// An approval to be used up.
     pub approval: Option<ObjectId>,
+    /// Who gets the values; `None`: they stay with the caller.
+    pub recipient: Option<RecipientNo>,
 }
 
 impl Context {
@@ -80,7 +82,25 @@ impl Context {
             approved,
             referenced: !self.reference.is_empty(),
             reasoned: !self.reason.is_empty(),
+            recipient: self.recipient,
+            facts: SubjectFacts::NONE,
+            now: call.now,
         }
+    }
+
+    /// Refuses a recipient where no value is given out.
+    pub fn stays_here(&self) -> Result<(), VaultError> {
+        match self.recipient {
+            Some(_) => {
+                Err(VaultError::invalid("context.recipient_id", "only reads and exports give values to a recipient"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The recipient as the audit numbers it.
+    pub fn recipient_no(&self) -> RecipientNo {
+        self.recipient.unwrap_or(RecipientNo(0))
     }
 
     /// What the audit seals of this: empty where the caller gave nothing.

@@ -39,6 +39,10 @@ pub enum DenialKind {
     ApprovalNeeded,
     /// The purpose is based on consent, and there is none on record.
     ConsentMissing,
+    /// The policy does not list the recipient for the purpose or field, or lets data go there on no basis.
+    RecipientUnlisted,
+    /// The agreement with the recipient is over.
+    DpaExpired,
     /// Only TEST tenants have a clock that can be moved.
     TestTenantOnly,
 }
@@ -177,11 +181,18 @@ impl VaultError {
             Rule::UnknownPurpose
             | Rule::PurposeNotAllowed
             | Rule::HeldForAnotherPurpose
+            | Rule::TooYoung
+            | Rule::Restricted
+            | Rule::Objected
             | Rule::ReferenceNeeded
             | Rule::ReasonNeeded => DenialKind::PurposeNotAllowed,
+            Rule::RecipientNeeded | Rule::RecipientUnlisted | Rule::TransferBasisMissing => {
+                DenialKind::RecipientUnlisted
+            }
+            Rule::DpaExpired => DenialKind::DpaExpired,
             Rule::ConsentMissing => DenialKind::ConsentMissing,
             Rule::ApprovalNeeded => DenialKind::ApprovalNeeded,
-            Rule::ViewNotGranted | Rule::NoMask => DenialKind::ViewNotGranted,
+            Rule::ViewNotGranted | Rule::NoMask | Rule::TokensNotMade => DenialKind::ViewNotGranted,
         };
         let line = if denial.line > 0 { format!(" (line {} of the policy)", denial.line) } else { String::new() };
         let rule = format!("{}: {}{line}", denial.rule.name(), policy.explain(ask, field, decision));

@@ -91,6 +91,7 @@ impl Vault {
         entry.subject = Some(snapshot.subject.uid);
         entry.fields = Fields::new(fields.iter().map(FieldNo));
         entry.purpose = purpose;
+        entry.recipient = context.recipient_no();
         self.attach_detail(call, context, &mut entry, &snapshot.classes).await?;
         self.read_log.append(call.tenant.no, &entry).await.map_err(|_| VaultError::AuditUnavailable)?;
         planned.map(|(export, _)| export)

@@ -195,6 +195,7 @@ impl Vault {
     ) -> Result<Found, VaultError> {
         let policy = call.tenant.policy()?;
         let purpose = context.purpose()?;
+        context.stays_here()?;
         let (tags, wanted) = self.tags(call, context, field, text, false)?;
         let rule = policy.field(field).ok_or(VaultError::NotFound)?;
         let page = self.store.find_terms(call.tenant.no, field, tags.clone(), after, limit).await?;

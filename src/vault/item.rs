@@ -17,7 +17,7 @@ use crate::crypto::{blind_index, random};
 use crate::ids::*;
 use crate::keyring::{ClassRef, KeyRef};
 use crate::policy::compiled::{Decision, FieldRule, Policy};
-use crate::policy::value::{Value, check};
+use crate::policy::value::{Value, check_now};
 use crate::storage::*;
 use crate::vault::Vault;
 use crate::vault::call::{Call, Context};
@@ -211,7 +211,7 @@ impl Vault {
         let mut invalid = Vec::new();
         for (i, new) in items.iter().enumerate() {
             let at = |rule: &str| Violation { path: format!("items[{i}]"), field: Some(field), rule: rule.into() };
-            if let Err(violation) = check(rule, &new.value) {
+            if let Err(violation) = check_now(policy, rule, &new.value, call.now) {
                 invalid.push(at(violation.rule.words()));
             }
             if new.origin.is_some_and(|t| t > call.now.plus_ms(self.options.future_tolerance_ms)) {
@@ -224,6 +224,7 @@ impl Vault {
         for _ in 0..6 {
             let snapshot = self.resolve(call, context, &Key::Subject(subject.clone())).await?;
             self.must_be_open(&snapshot.subject)?;
+            context.stays_here()?;
             let ask = context.ask(call, Verb::Write, context.purpose()?, snapshot.subject.group, None, false);
             if let decision @ Decision::Deny(_) = policy.decide(&ask, field, None) {
                 return Err(VaultError::refused(policy, &ask, field, &decision));
@@ -596,6 +597,7 @@ impl Vault {
         entry.subject = Some(snapshot.subject.uid);
         entry.fields = Fields::new([field]);
         entry.purpose = purpose;
+        entry.recipient = context.recipient_no();
         self.attach_detail(call, context, &mut entry, &snapshot.classes).await?;
         self.read_log.append(call.tenant.no, &entry).await.map_err(|_| VaultError::AuditUnavailable)?;
         Ok(())

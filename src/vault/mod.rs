@@ -203,6 +203,7 @@ impl Vault {
         group: Option<GroupNo>,
     ) -> Result<(), VaultError> {
         let policy = call.tenant.policy()?;
+        context.stays_here()?;
         let ask = context.ask(call, verb, context.purpose()?, group, None, false);
         for field in fields.iter().map(FieldNo) {
             if let decision @ Decision::Deny(_) = policy.decide(&ask, field, None) {

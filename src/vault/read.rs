@@ -10,7 +10,7 @@ use crate::crypto::aad::{Aad, Place};
 use crate::crypto::keys::ClassKeys;
 use crate::ids::*;
 use crate::keyring::{ClassRef, KeyRef};
-use crate::policy::compiled::{Ask, Decision, Policy, Rule};
+use crate::policy::compiled::{Ask, Decision, Policy, Withheld};
 use crate::policy::value::Value;
 use crate::storage::{ClassRow, ClassState, SubjectSnapshot, SubjectState};
 use crate::vault::Vault;
@@ -25,10 +25,23 @@ use crate::vault::write::etag;
 pub enum Absence {
     NeverSet,
     Denied,
+    /// The purpose needs a consent that is not there.
+    NoConsent,
+    /// The person objected to the purpose.
+    Objected,
     /// The subject's erasure is held up by a hold that this purpose is not for.
     Restricted,
     Expired,
     Erased,
+}
+
+fn withheld(why: Withheld) -> Absence {
+    match why {
+        Withheld::NoConsent => Absence::NoConsent,
+        Withheld::Objected => Absence::Objected,
+        Withheld::Restricted => Absence::Restricted,
+        Withheld::Denied => Absence::Denied,
+    }
 }
 
 /// One field of an answer.
@@ -83,7 +96,7 @@ impl Vault {
         let approved = self.take_approval(call, context, &snapshot, &wanted.set).await?;
         let ask = context.ask(call, Verb::Read, purpose, snapshot.subject.group, select.view, approved);
         let got = self.read_snapshot(call, policy, &ask, &snapshot, &wanted, select).await;
-        let mut entry = self.read_entry(call, Action::GetFields, purpose, &snapshot, &wanted.set, &got);
+        let mut entry = self.read_entry(call, Action::GetFields, context, purpose, &snapshot, &wanted.set, &got);
         self.attach_detail(call, context, &mut entry, &snapshot.classes).await?;
         self.read_log.append(call.tenant.no, &entry).await.map_err(|_| VaultError::AuditUnavailable)?;
         got
@@ -113,7 +126,7 @@ impl Vault {
             };
             let ask = context.ask(call, Verb::Read, purpose, snapshot.subject.group, select.view, false);
             let got = self.read_snapshot(call, policy, &ask, &snapshot, &wanted, select).await;
-            let mut entry = self.read_entry(call, Action::GetFields, purpose, &snapshot, &wanted.set, &got);
+            let mut entry = self.read_entry(call, Action::GetFields, context, purpose, &snapshot, &wanted.set, &got);
             self.attach_detail(call, context, &mut entry, &snapshot.classes).await?;
             entries.push(entry);
             outcomes.push(got);
@@ -127,12 +140,13 @@ impl Vault {
         &self,
         call: &Call,
         action: Action,
+        context: &Context,
         purpose: PurposeNo,
         snapshot: &SubjectSnapshot,
         wanted: &FieldSet,
         got: &Result<Got, VaultError>,
     ) -> AuditRecord {
-        let denied = |v: &Shown| matches!(v.what, Err(Absence::Denied));
+        let denied = |v: &Shown| matches!(v.what, Err(Absence::Denied | Absence::NoConsent | Absence::Objected));
         let (outcome, fields) = match got {
             Ok(got) => {
                 let outcome = if got.values.iter().any(denied) { Outcome::Partial } else { Outcome::Ok };
@@ -144,6 +158,7 @@ impl Vault {
         entry.subject = Some(snapshot.subject.uid);
         entry.fields = fields;
         entry.purpose = purpose;
+        entry.recipient = context.recipient_no();
         entry
     }
 
@@ -181,10 +196,7 @@ impl Vault {
             let (absence, view) = match policy.decide(ask, *field, held_for) {
                 Decision::Allow { view, .. } => (absent, Some(view)),
                 Decision::Deny(_) if wanted.open => continue,
-                Decision::Deny(denial) if select.partial => match denial.rule {
-                    Rule::HeldForAnotherPurpose => (Absence::Restricted, None),
-                    _ => (Absence::Denied, None),
-                },
+                Decision::Deny(denial) if select.partial => (withheld(denial.rule.absence()), None),
                 decision => return Err(VaultError::refused(policy, ask, *field, &decision)),
             };
             values.push(Shown { field: *field, what: Err(absence), origin: None, expire: None });

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::access::{Verb, View};
 use crate::auth::{self, KeyId, Kind, Principal, authorize, touches_values};
 use crate::ids::*;
-use crate::policy::compiled::{Ask, Decision};
+use crate::policy::compiled::{Ask, Decision, SubjectFacts};
 use crate::vault::Vault;
 use crate::vault::access_keys::AccessKeyView;
 use crate::vault::authenticate::{Compiled, Origin};
@@ -108,6 +108,9 @@ impl Vault {
             approved: context.approval.is_some(),
             referenced: !context.reference.is_empty(),
             reasoned: !context.reason.is_empty(),
+            recipient: context.recipient,
+            facts: SubjectFacts::NONE,
+            now: call.now,
         };
         let decide = |no: u16| {
             let field = FieldNo(no);

@@ -281,7 +281,7 @@ impl Vault {
             seen.insert(new.field.0);
             if rule.many {
                 invalid.push(at("a many-valued field takes items: use AppendItems"));
-            } else if let Err(violation) = crate::policy::value::check(rule, &new.value) {
+            } else if let Err(violation) = crate::policy::value::check_now(policy, rule, &new.value, call.now) {
                 invalid.push(at(violation.rule.words()));
             }
             if new.origin.is_some_and(|t| t > call.now.plus_ms(self.options.future_tolerance_ms)) {
