@@ -126,7 +126,7 @@ fn wire_schema(policy: &Policy) -> pb::GetSchemaResponse {
         fields: policy.fields().map(wire_field).collect(),
         classes: policy.classes().map(wire_class).collect(),
         purposes: policy.purposes().map(wire_purpose).collect(),
-        recipients: Vec::new(),
+        recipients: policy.recipients().map(|r| named(r.no.0.into(), &r.name)).collect(),
         roles: policy.roles().iter().map(|role| named(role.no.0, &role.name)).collect(),
         plans: policy.plans().iter().map(|plan| named(plan.no.into(), &plan.name)).collect(),
         sources: Vec::new(),
@@ -226,6 +226,7 @@ mod tests {
             assert_eq!(schema.fields.len(), policy.fields().count());
             assert!(schema.fields.iter().all(|f| f.field_id > 0 && f.class_id > 0 && f.r#type > 0));
             assert!(schema.fields.windows(2).all(|w| w[0].field_id < w[1].field_id));
+            assert_eq!(schema.recipients.len(), policy.recipients().count());
             assert!(!schema.controller.is_empty() && !schema.time_zone.is_empty());
             let held = schema.classes.iter().filter(|c| !c.hold.is_empty());
             held.for_each(|c| assert!(!c.hold_keep.is_empty() && c.hold_purpose_id > 0, "{}", c.name));

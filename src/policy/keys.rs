@@ -62,7 +62,9 @@ fn kind_schema(kind: &Kind) -> Json {
         Kind::PeriodOrNone => json!({"type": "string", "pattern": "^([1-9][0-9]{0,4}(d|mo|y)|none)$"}),
         Kind::Date => json!({"type": "string", "format": "date"}),
         Kind::Zone => json!({"type": "string"}),
-        Kind::Mask => json!({"type": "string", "pattern": "^(email|phone|card|name|hidden|last:[1-8])$"}),
+        Kind::Mask => {
+            json!({"type": "string", "pattern": "^(email|phone|card|name|hidden|last:[1-8]|pattern:[#*]{2,32})$"})
+        }
         Kind::Choice(choices) => json!({"enum": choices}),
         Kind::Choices(choices) => json!({"type": "array", "items": {"enum": choices}, "uniqueItems": true}),
         Kind::Names => json!({"type": "array", "items": {"type": "string", "pattern": NAME_PATTERN}}),

@@ -229,7 +229,6 @@ async fn a_field_whose_capability_is_not_there_is_refused_by_name() {
     let mut sourced = good.clone();
     sourced.values[0].source_id = 3;
     for (request, field) in [
-        (context(|c| c.recipient_id = 4), "context.recipient_id"),
         (context(|c| c.acting_for = "usr_9".into()), "context.acting_for"),
         (pb::PutFieldsRequest { consents: vec![pb::ConsentGrant::default()], ..good.clone() }, "consents"),
         (sourced, "values[0].source_id"),

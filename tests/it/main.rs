@@ -13,6 +13,7 @@ mod expiry;
 mod harness;
 mod matrix;
 mod net;
+mod recipients;
 mod reseal;
 mod schedule;
 mod swapped;
