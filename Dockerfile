@@ -1,7 +1,7 @@
 # pii-vault: build stage with the compiler, final stage without shell, package manager or root.
 #
 #   docker build -t pii-vault .
-#   docker run --read-only --cap-drop=ALL --security-opt=no-new-privileges --ulimit core=0 --ulimit memlock=268435456 \
+#   docker run --read-only --cap-drop=ALL --security-opt=no-new-privileges --ulimit core=0 --ulimit memlock=-1 \
 #     -v vault-data:/var/lib/pii-vault -v vault-keeper:/var/lib/pii-vault-keeper \
 #     -v ./tls:/etc/pii-vault/tls:ro -v ./root.key:/run/secrets/root-kek:ro -p 7443:7443 pii-vault
 #

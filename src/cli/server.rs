@@ -12,9 +12,10 @@ use crate::cli::error::CliError;
 use crate::cli::output::Output;
 use crate::cli::recovery::RecoveryArgs;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, RootKekSource};
+use crate::config::{Config, Profile, RootKekSource};
 use crate::keyring::TenantKeyState;
 use crate::keyring::keeper::inspect;
+use crate::server::hardening::{Swapping, forbid_dumps, lock_memory};
 use crate::server::prove::prove;
 use crate::server::run::{Ports, run, tls};
 use crate::server::{Node, init, signals};
@@ -190,6 +191,13 @@ pub async fn serve(out: Output, args: Serve) -> Result<(), CliError> {
     }
     let level = crate::telemetry::init_logging(&config.log.level, config.log.format).map_err(unexpected)?;
     let metrics = crate::telemetry::init_metrics().map_err(unexpected)?;
+    let swapping = lock_memory();
+    if swapping == Swapping::Possible {
+        if config.profile == Profile::Strict {
+            return Err(CliError::Usage(format!("profile strict: {}", swapping.advice())));
+        }
+        tracing::warn!("{}", swapping.advice());
+    }
     let state = tls(&config).map_err(unexpected)?;
     let stop = signals({
         let (state, args) = (state.clone(), args.config);
@@ -245,6 +253,17 @@ pub async fn doctor(out: Output, args: Doctor) -> Result<(), CliError> {
         && path.starts_with(&config.data_dir)
     {
         rows.push(("bad", "root_kek.path".into(), "the root key lies with the data: a thief of one has both".into()));
+    }
+    let swapping = lock_memory();
+    let verdict = match swapping {
+        Swapping::Possible if config.profile == Profile::Strict => "bad",
+        Swapping::Possible => "doubtful",
+        Swapping::Locked | Swapping::Nowhere => "good",
+    };
+    rows.push((verdict, "memory".into(), swapping.advice().into()));
+    match forbid_dumps() {
+        Ok(()) => rows.push(("good", "core dumps".into(), "switched off by the program".into())),
+        Err(error) => rows.push(("bad", "core dumps".into(), format!("not switched off: {error}; set LimitCORE=0"))),
     }
     match Node::open(&config, Arc::new(SystemClock::new())).await {
         Ok(node) => {

@@ -241,3 +241,21 @@ async fn t09_memory_holds_no_dead_key_at_the_answer_and_no_value_soon_after() {
     assert!(closed.is_empty(), "after the connection was closed:\n{}", closed.join("\n"));
     drop(server);
 }
+
+/// What the kernel says of a running server: no core file whatever kills it, and its pages are locked, for these tests run
+/// as root, whom no limit of locked memory binds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t09_a_server_leaves_no_core_file_and_is_not_swapped_out() {
+    let place = Place::new(tempfile::tempdir().unwrap(), 1).await;
+    let (server, _) = place.serve().await;
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/{}/{file}", server.pid())).unwrap();
+    let limits = read("limits");
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
+    let status = read("status");
+    let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).unwrap();
+    assert!(locked.trim().trim_end_matches(" kB").parse::<u64>().unwrap() > 0, "{locked}");
+    let log = place.log();
+    assert!(!log.contains("swapped out"), "{log}");
+    server.stop();
+}
