@@ -87,3 +87,33 @@ fn a_file_uses_lower_floors_and_its_own_part_only() {
     assert!(checked > 100, "the reader of imports found only {checked}: it is broken");
     assert!(wrong.is_empty(), "files that use a higher floor or the folder next door: {wrong:#?}");
 }
+
+/// `docs/TESTS.md` has a row for every number that a test begins with, and no row without a test.
+#[test]
+fn the_page_of_tests_is_true() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut sources = Vec::new();
+    files(&root.join("src"), &mut sources);
+    files(&root.join("tests"), &mut sources);
+    let mut tests = BTreeSet::new();
+    for source in sources {
+        let text = std::fs::read_to_string(source).unwrap();
+        for (at, _) in text.match_indices("fn t") {
+            let name: String = text[at + 4..].chars().take_while(|c| c.is_ascii_alphanumeric()).collect();
+            // Some tests show two properties: `t01_t27_...`.
+            let second = text[at + 4 + name.len()..].strip_prefix("_t").map(|rest| rest.chars().take(2).collect());
+            for number in [Some(name), second].into_iter().flatten().filter_map(|n| n.parse::<u8>().ok()) {
+                tests.insert(number);
+            }
+        }
+    }
+    let page = std::fs::read_to_string(root.join("docs/TESTS.md")).unwrap();
+    let mut rows = BTreeSet::new();
+    for row in page.lines().filter_map(|line| line.strip_prefix("| T")) {
+        let numbers: Vec<u8> =
+            row.split('|').next().unwrap().split(" to T").map(|n| n.trim().parse().unwrap()).collect();
+        rows.extend(numbers[0]..=*numbers.last().unwrap());
+    }
+    assert!(tests.len() > 20);
+    assert_eq!(tests, rows, "left: numbers of tests; right: rows of docs/TESTS.md");
+}
