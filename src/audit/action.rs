@@ -129,6 +129,7 @@ closed_list! {
         RetireReplica = 111, "keeper.replica_retired";
         Backup = 112, "backup.written";
         Restore = 113, "backup.restored";
+        RollbackAccepted = 114, "vault.rollback_accepted";
         // Credentials of the tenant's users, 128 to 159.
         SetPassword = 128, "password.set";
         VerifyPassword = 129, "password.verified";

@@ -85,6 +85,7 @@ enum Command {
     /// The recovery key, and what a restore left to confirm
     #[command(subcommand)]
     Recovery(Box<recovery::Recovery>),
+    AcceptRollback(server::AcceptRollback),
     /// Named servers and credentials
     #[command(subcommand)]
     Profile(profiles::ProfileCommand),
@@ -210,6 +211,7 @@ fn run(cli: Cli, last: Arc<Mutex<LastIds>>) -> Result<(), CliError> {
         Command::Prove(args) => return on_this_machine(server::prove_copy(out, args)),
         Command::Restore(args) => return on_this_machine(restore::restore_vault(out, *args)),
         Command::Recovery(args) => return on_this_machine(recovery::recovery(out, *args)),
+        Command::AcceptRollback(args) => return on_this_machine(server::accept_rollback(out, global.yes, args)),
         Command::Backup(backup::Backup::Verify(args)) => return backup::verify(out, args),
         Command::Keeper(keeper::Keeper::Add(args)) => return on_this_machine(keeper::add(out, args)),
         Command::Bench(bench) => return bench.run(out),
@@ -268,6 +270,7 @@ async fn call(s: &Session, yes: bool, command: Command) -> Result<(), CliError> 
         | Command::Prove(_)
         | Command::Restore(_)
         | Command::Recovery(_)
+        | Command::AcceptRollback(_)
         | Command::Bench(_) => Ok(()),
     }
 }

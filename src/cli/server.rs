@@ -15,6 +15,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, Profile, RootKekSource};
 use crate::keyring::TenantKeyState;
 use crate::keyring::keeper::inspect;
+use crate::server::doctor::{Verdict, look, strict_refusals};
 use crate::server::hardening::{Swapping, forbid_dumps, lock_memory};
 use crate::server::prove::prove;
 use crate::server::run::{Ports, run, tls};
@@ -189,6 +190,9 @@ pub async fn serve(out: Output, args: Serve) -> Result<(), CliError> {
         let more = if problems.len() > 1 { " (--check-config lists all)" } else { "" };
         return Err(CliError::Usage(format!("{}: {}{more}", problem.key, problem.rule)));
     }
+    if let Some(refusal) = strict_refusals(&config).first() {
+        return Err(CliError::Usage(format!("{refusal} (profile strict; `pii-vault doctor` lists all)")));
+    }
     let level = crate::telemetry::init_logging(&config.log.level, config.log.format).map_err(unexpected)?;
     let metrics = crate::telemetry::init_metrics().map_err(unexpected)?;
     let swapping = lock_memory();
@@ -245,6 +249,14 @@ pub async fn doctor(out: Output, args: Doctor) -> Result<(), CliError> {
             rows.push((if finding.severe() { "bad" } else { "doubtful" }, "keeper.paths".into(), finding.to_string()));
         }
     }
+    for finding in look(&config, SystemClock::new().now()) {
+        let verdict = match finding.verdict {
+            Verdict::Good => "good",
+            Verdict::Doubtful => "doubtful",
+            Verdict::Bad => "bad",
+        };
+        rows.push((verdict, finding.about.clone(), finding.text()));
+    }
     if config.keeper.paths.len() == 1 {
         let advice = "one replica: a second on another disk keeps the vault when that disk dies";
         rows.push(("doubtful", "keeper.paths".into(), advice.into()));
@@ -282,7 +294,7 @@ pub async fn doctor(out: Output, args: Doctor) -> Result<(), CliError> {
             let states = node.keyring.states();
             for (tenant, state) in &states {
                 if *state != TenantKeyState::Ready && *state != TenantKeyState::TenantErased {
-                    rows.push(("bad", format!("tenant {tenant}"), format!("its keys are refused: {state:?}")));
+                    rows.push(("bad", format!("tenant {tenant}"), format!("{}: {}", state.name(), state.advice())));
                 }
             }
             let rows_of = node.store.tenants().await.map_err(unexpected)?;
@@ -305,6 +317,35 @@ pub async fn doctor(out: Output, args: Doctor) -> Result<(), CliError> {
         out.rows(&["VERDICT", "ABOUT", "FINDING"], table)?;
     }
     if bad > 0 { Err(CliError::CheckFailed(format!("{bad} findings are bad"))) } else { Ok(()) }
+}
+
+/// Go on with a database that is older than the keeper saw it, where that undoes nothing
+#[derive(Debug, Args)]
+#[command(
+    after_help = "For a database file that was put back from a copy while nothing was erased, revoked or held since: only then is it
+done, and the writes since are lost for good. Otherwise `pii-vault restore` is the way. The server must not be running.
+
+Example:
+  pii-vault accept-rollback --config /etc/pii-vault/pii-vault.toml"
+)]
+pub struct AcceptRollback {
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+pub async fn accept_rollback(out: Output, yes: bool, args: AcceptRollback) -> Result<(), CliError> {
+    let config = args.config.load()?;
+    crate::cli::input::confirm(yes, "This goes on without the writes that the older database lacks")?;
+    let accepted = Node::accept_rollback(&config, Arc::new(SystemClock::new())).await;
+    let rollback = accepted.map_err(|error| CliError::CheckFailed(chain(&error)))?;
+    if out.json {
+        return out.document(&json!({ "missing": rollback.missing, "seen_at": rollback.seen_at.rfc3339() }));
+    }
+    out.line(&format!(
+        "the vault goes on without {} entries; the keeper had seen them at {}",
+        rollback.missing,
+        rollback.seen_at.rfc3339()
+    ))
 }
 
 pub async fn prove_copy(out: Output, args: Prove) -> Result<(), CliError> {

@@ -13,6 +13,18 @@ use crate::recovery::manifest::{ManifestError, SignedManifest};
 /// Beginning and end of the name of an archive that is being made or removed.
 const PARTIAL: (&str, &str) = (".", ".partial");
 
+/// Folder of the reports of drills, beside the archives.
+pub const DRILLS: &str = "drills";
+
+/// When the newest drill report was made, by the reports' names (`<time>.json`, as archives are named). Blocking.
+pub fn newest_drill(dir: &Path) -> Option<Timestamp> {
+    let names = names(dir).ok()?.into_iter();
+    let newest =
+        names.filter_map(|name| Some(name.strip_suffix(".json")?.to_owned())).filter(|name| is_name(name)).max()?;
+    let at = jiff::civil::DateTime::strptime(STAMP.trim_end_matches('Z'), newest.trim_end_matches('Z')).ok()?;
+    Some(Timestamp(at.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().as_millisecond()))
+}
+
 /// The name of an archive that was begun at `at`.
 pub fn name_of(at: Timestamp) -> String {
     let at = jiff::Timestamp::from_millisecond(at.0).unwrap_or_default();

@@ -1,6 +1,7 @@
 //! Floor 8: the only place that knows every part. `hardening` is what the process asks of its machine, `network` is the ports and how they go down, `node` is the vault's parts
 //! put together from a configuration, `run` is both.
 
+pub mod doctor;
 pub mod hardening;
 pub mod network;
 pub mod node;

@@ -27,6 +27,7 @@ use crate::recovery::swapping::{self, Found, Places};
 use crate::storage::readlog::{ReadLog, ReadLogError, ReadLogOptions};
 use crate::storage::sqlite::{Options as SqliteOptions, SqliteStore};
 use crate::storage::{ChangeSet, Mutation, ObjectKind, ObjectRow, Store, StoreError, TenantRow, TenantState};
+use crate::vault::rollback::Rollback;
 use crate::vault::tenant::{TenantKind, TenantSettings};
 use crate::vault::{Vault, VaultError, VaultOptions};
 
@@ -57,6 +58,10 @@ pub enum NodeError {
     NoKeeper,
     #[error("there is no vault in {path}: run `pii-vault init` first")]
     NoVault { path: PathBuf },
+    /// The database is older than the keeper saw it. Nothing was changed.
+    #[error("DATABASE_BEHIND: the database lacks {} entries that were there at {}: {}",
+        .0.missing, .0.seen_at.rfc3339(), .0.advice())]
+    DatabaseBehind(Rollback),
     #[error("{path}")]
     Path {
         path: PathBuf,
@@ -272,7 +277,36 @@ async fn put_recovery_setting(store: &dyn Store, ring: &Keyring, setting: &Recov
 
 impl Node {
     /// Opens an existing vault.
+    ///
+    /// # Errors
+    /// `DatabaseBehind` where the keeper saw a newer database.
     pub async fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Node, NodeError> {
+        let node = Self::open_unchecked(config, clock).await?;
+        let found = match node.vault.rolled_back().await {
+            Ok(None) => node.vault.end_interrupted_backups().await.map_err(NodeError::from),
+            Ok(Some(rollback)) => Err(NodeError::DatabaseBehind(rollback)),
+            Err(error) => Err(error.into()),
+        };
+        match found {
+            Ok(()) => Ok(node),
+            Err(error) => {
+                node.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Goes on with a database that is older than the keeper saw it, where that undoes nothing. The server must not be
+    /// running.
+    pub async fn accept_rollback(config: &Config, clock: Arc<dyn Clock>) -> Result<Rollback, NodeError> {
+        let node = Self::open_unchecked(config, clock).await?;
+        let accepted = node.vault.accept_rollback().await;
+        node.close().await;
+        Ok(accepted?)
+    }
+
+    /// Opens whatever database is there; for a restore beside the live tree.
+    pub async fn open_unchecked(config: &Config, clock: Arc<dyn Clock>) -> Result<Node, NodeError> {
         let path = database(config);
         let at = |source| NodeError::Path { path: config.data_dir.clone(), source };
         match swapping::finish(&places(config)).map_err(at)? {
@@ -328,6 +362,5 @@ async fn assemble(
         Vault::open(store.clone(), keyring.clone(), read_log.clone(), clock.clone(), vault_options(config)).await?;
     let sources = Sources { store: store.clone(), keyring: keyring.clone(), read_log: read_log.clone() };
     let backups = Backups::new(vault.clone(), sources, clock, config.backup_options());
-    vault.end_interrupted_backups().await?;
     Ok(Node { vault, store, keyring, read_log, backups })
 }

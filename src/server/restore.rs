@@ -92,7 +92,7 @@ pub async fn restore(
         return Err(RestoreFailed::NoPublicKey);
     }
     let (keys, live) = if request.identities.is_empty() {
-        let node = Node::open(config, clock.clone()).await?;
+        let node = Node::open_unchecked(config, clock.clone()).await?;
         (Keys::Live(node.keyring.clone()), Some(node))
     } else {
         let dir = match request.keys {

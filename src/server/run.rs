@@ -118,5 +118,9 @@ pub async fn serve_node(
     // Nobody listens only if every job has ended.
     let _ = stop.send(true);
     jobs.finish().await;
+    // So that the next start sees a rollback to any moment of this run.
+    if let Err(error) = node.vault.keep_anchor().await {
+        tracing::warn!(%error, "the anchor was not written at the end");
+    }
     Ok(served?)
 }

@@ -40,6 +40,7 @@ pub mod restoring;
 pub mod retention;
 pub mod retire;
 pub mod roles;
+pub mod rollback;
 pub mod schedule;
 pub mod subject;
 pub mod subject_limit;

@@ -104,7 +104,8 @@ impl Vault {
         if *self.upkeep.anchored.lock() == Some((audit_head, ledger)) {
             return Ok(false);
         }
-        let audit_count = heads.iter().map(|one| one.head.seq).sum();
+        let changes = heads.iter().filter(|one| one.chain == Chain::Change);
+        let audit_count = changes.map(|one| one.head.seq).sum();
         self.keyring.put_anchor(&Anchor { at: self.clock.now(), audit_count, audit_head, ledger }).await?;
         *self.upkeep.anchored.lock() = Some((audit_head, ledger));
         Ok(true)

@@ -10,6 +10,7 @@ mod harness;
 #[allow(dead_code)] // the same
 mod net;
 
+mod backup;
 mod disks;
 mod kill;
 mod lost;

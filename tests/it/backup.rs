@@ -307,3 +307,45 @@ async fn an_interrupted_backup_is_ended_at_the_next_start() {
     t.node.backups.stop().await;
     assert!(!partial.exists(), "the next backup removes it");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn je14_backups_are_deleted_after_90_days_and_open_no_erased_person_before() {
+    let mut t = TestVault::new().await;
+    t.config.backup.horizon_days = 90;
+    let t = t.restart().await;
+    let tenant = t.tenant("jenny", JINA).await;
+    for n in 0..3 {
+        person(&t, &t.call(tenant), &format!("usr_{n}")).await;
+    }
+    let night = async |t: &TestVault| {
+        t.node.backups.nightly().await.unwrap();
+        // `stop` waits for the end; there is nothing left to stop by then, or it was stopped: then there is no archive.
+        for _ in 0..500 {
+            let call = t.node.vault.local_call(TenantNo::VAULT).unwrap();
+            let page = t.node.vault.list_operations(&call, None, 1).await.unwrap();
+            if page.rows.first().is_none_or(|operation| operation.status.is_final()) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("a backup does not end");
+    };
+    night(&t).await;
+    t.clock.advance_days(1);
+    let none = Context::default();
+    t.node.vault.erase_subject(&t.call(tenant), &none, &key("usr_0"), &[], None, false).await.expect("erase");
+    let yesterday = only(&backups(&t));
+    let proof = prove(&t.node, &yesterday).await.expect("prove");
+    let one = &proof.tenants[0];
+    assert!(proof.holds && one.erased_opened == 0 && (one.living, one.living_opened) == (2, 2), "{proof:?}");
+
+    for _ in 1..100 {
+        night(&t).await;
+        t.clock.advance_days(1);
+        let all = catalogue::list(&backups(&t)).unwrap();
+        let oldest = all.last().unwrap().made_at().unwrap();
+        // The job looks each minute, the test once a day.
+        assert!(t.now().0 - oldest.0 <= 91 * DAY_MS, "an archive outlives its horizon");
+    }
+    assert!(!yesterday.exists());
+}

@@ -8,6 +8,7 @@ mod api_keys;
 mod backup;
 mod bulk;
 mod codes;
+mod combinations;
 mod erase;
 mod expiry;
 mod harness;

@@ -42,7 +42,7 @@ pub fn open_signing(vault: VaultId, kek: &RootKek, bytes: &[u8]) -> Result<Signi
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Anchor {
     pub at: Timestamp,
-    /// Number of audit entries of all chains together.
+    /// Number of audit entries of all change chains together: those of the database.
     pub audit_count: u64,
     /// Merkle root over the heads of all chains.
     pub audit_head: [u8; 32],

@@ -1,0 +1,282 @@
+//! What a look at a vault's machine finds wrong with its keeper and its archives, and what to do about it. Reads files and
+//! mounts, opens no key.
+
+use std::path::{Path, PathBuf};
+
+use crate::clock::{DAY_MS, Timestamp};
+use crate::config::{Config, Profile};
+use crate::keyring::keeper::{Finding as PlaceFinding, inspect};
+use crate::recovery::catalogue;
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Good,
+    Doubtful,
+    Bad,
+}
+
+/// One finding: because of what, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    pub verdict: Verdict,
+    pub about: String,
+    pub because: String,
+    /// Empty where it is good.
+    pub todo: String,
+}
+
+impl Finding {
+    fn new(verdict: Verdict, about: &str, because: impl Into<String>, todo: &str) -> Self {
+        Finding { verdict, about: about.into(), because: because.into(), todo: todo.into() }
+    }
+
+    /// Both in a line.
+    pub fn text(&self) -> String {
+        if self.todo.is_empty() { self.because.clone() } else { format!("{}; {}", self.because, self.todo) }
+    }
+}
+
+/// Without a new archive for so long the nightly job does not do its work.
+const ARCHIVE_DAYS: i64 = 2;
+/// A restore that was never tried does not count as one that works.
+const DRILL_DAYS: i64 = 90;
+/// A configuration of a backup tool is shorter.
+const MOST_BYTES: u64 = 1 << 20;
+
+/// Where tools that copy files are told what to copy: files, and folders whose files (two levels down) are read.
+const TOOL_PLACES: &[&str] = &[
+    "etc/borgmatic",
+    "etc/borgmatic.d",
+    "etc/restic",
+    "etc/resticprofile",
+    "etc/rsnapshot.conf",
+    "etc/duply",
+    "etc/duplicity",
+    "etc/bacula",
+    "etc/bareos",
+    "etc/burp",
+    "etc/snapper/configs",
+    "etc/timeshift",
+    "etc/amanda",
+    "etc/kopia",
+    "etc/crontab",
+    "etc/cron.d",
+    "etc/cron.daily",
+    "etc/cron.weekly",
+    "etc/systemd/system",
+    "var/spool/cron/crontabs",
+    "root/.config/borgmatic",
+    "root/.config/resticprofile",
+];
+/// In files that are not only about backups (cron, units), a line counts if it names one of these.
+const TOOLS: &[&str] =
+    &["borg", "restic", "rsync", "rsnapshot", "duplicity", "tar ", "kopia", "rclone", "cp -a", "cp -r", "dump "];
+
+/// Everything that can be found without opening the vault.
+pub fn look(config: &Config, now: Timestamp) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for path in &config.keeper.paths {
+        for tool in copied_by(Path::new("/"), path) {
+            found.push(Finding::new(
+                Verdict::Bad,
+                "keeper.paths",
+                format!("{tool} copies {}: each copy brings erased people back", path.display()),
+                "leave the keeper out there, delete the copies, then rotate the root key and destroy the old one",
+            ));
+        }
+    }
+    found.extend(archives(&config.backups_dir(), now, i64::from(config.backup.horizon_days)));
+    found.extend(drills(&config.backups_dir().join(catalogue::DRILLS), now));
+    if !config.backup.nightly {
+        let todo = "set it, or run `pii-vault backup all` from a timer of your own";
+        found.push(Finding::new(Verdict::Doubtful, "backup.nightly", "the nightly backup is off", todo));
+    }
+    found
+}
+
+/// What keeps a vault of profile `strict` from being served: places where overwriting does not destroy, or where a copy
+/// is made. Empty in other profiles.
+pub fn strict_refusals(config: &Config) -> Vec<String> {
+    if config.profile != Profile::Strict {
+        return Vec::new();
+    }
+    let mut refused = Vec::new();
+    for path in &config.keeper.paths {
+        let severe = |finding: &PlaceFinding| finding.severe() || *finding == PlaceFinding::SameDevice;
+        refused.extend(
+            inspect(path, &config.data_dir)
+                .into_iter()
+                .filter(severe)
+                .map(|finding| format!("{} {finding}", path.display())),
+        );
+        refused.extend(
+            copied_by(Path::new("/"), path).into_iter().map(|tool| format!("{} is copied by {tool}", path.display())),
+        );
+    }
+    refused
+}
+
+/// Configurations below `root` that tell a tool to copy `keeper` or a folder above it.
+fn copied_by(root: &Path, keeper: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let tagged = keeper.join("CACHEDIR.TAG").exists();
+    for place in TOOL_PLACES {
+        let (mut files, path) = (Vec::new(), root.join(place));
+        collect(&path, 2, &mut files);
+        let only_backups = !["cron", "systemd"].iter().any(|word| place.contains(word));
+        for file in files {
+            let short = std::fs::metadata(&file).is_ok_and(|meta| meta.len() <= MOST_BYTES);
+            let Some(text) = short.then(|| std::fs::read_to_string(&file).ok()).flatten() else { continue };
+            // The keeper's own mark asks tools to leave it out; these words say that they heed it.
+            if tagged && ["exclude-caches", "exclude_caches", "exclude-if-present"].iter().any(|w| text.contains(w)) {
+                continue;
+            }
+            let line = text.lines().map(str::trim).find(|line| {
+                !line.starts_with('#')
+                    && !["exclude", "- !", "!"].iter().any(|word| line.starts_with(word))
+                    && (only_backups || TOOLS.iter().any(|tool| line.contains(tool)))
+                    && names(line, keeper, only_backups)
+            });
+            if line.is_some() {
+                found.push(
+                    file.strip_prefix(root).map_or(file.clone(), |p| Path::new("/").join(p)).display().to_string(),
+                );
+            }
+        }
+    }
+    found
+}
+
+/// Whether a word of the line is the keeper's path or a folder above it. The root of everything counts only where the
+/// whole file is about backups: elsewhere a lone `/` says little.
+fn names(line: &str, keeper: &Path, root_counts: bool) -> bool {
+    let words = line.split(|c: char| c.is_whitespace() || "\"'=,;:[]()".contains(c));
+    words.filter(|word| word.starts_with('/')).any(|word| {
+        let path = Path::new(word.trim_end_matches('*'));
+        keeper.starts_with(path) && (root_counts || path.parent().is_some())
+    })
+}
+
+fn collect(path: &Path, depth: u32, out: &mut Vec<PathBuf>) {
+    let Ok(meta) = std::fs::metadata(path) else { return };
+    if meta.is_file() {
+        out.push(path.to_owned());
+    } else if depth > 0 {
+        let mut inside: Vec<PathBuf> =
+            std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        inside.sort();
+        inside.iter().for_each(|path| collect(path, depth - 1, out));
+    }
+}
+
+fn archives(backups: &Path, now: Timestamp, horizon_days: i64) -> Vec<Finding> {
+    const ABOUT: &str = "backups";
+    let all = match catalogue::list(backups) {
+        Ok(all) => all,
+        Err(error) => {
+            let because = format!("the folder of archives cannot be read: {error}");
+            return vec![Finding::new(Verdict::Bad, ABOUT, because, "see to its mode and its mount")];
+        }
+    };
+    let mut found = Vec::new();
+    for archive in all.iter().filter(|archive| archive.expired(now, horizon_days)) {
+        let because = format!("{} is past its horizon of {horizon_days} days", archive.name);
+        let todo = "run `pii-vault backup prune`; the newest one stays until there is a newer";
+        found.push(Finding::new(Verdict::Bad, ABOUT, because, todo));
+    }
+    for archive in &all {
+        if let Err(error) = &archive.manifest {
+            let because = format!("{} is no archive: {error}", archive.name);
+            found.push(Finding::new(Verdict::Bad, ABOUT, because, "delete the folder, make a new one"));
+        }
+    }
+    match all.iter().find_map(|archive| archive.made_at()) {
+        Some(made) if now.0 - made.0 > ARCHIVE_DAYS * DAY_MS => found.push(Finding::new(
+            Verdict::Bad,
+            ABOUT,
+            format!("the newest archive is of {}", made.rfc3339()),
+            "the server's log says why there is none since; `pii-vault backup all --wait` makes one now",
+        )),
+        Some(made) => {
+            found.push(Finding::new(Verdict::Good, ABOUT, format!("the newest archive is of {}", made.rfc3339()), ""));
+        }
+        None => found.push(Finding::new(
+            Verdict::Doubtful,
+            ABOUT,
+            "there is no archive yet",
+            "the server makes one within a minute of its start; `pii-vault backup all --wait` makes one now",
+        )),
+    }
+    found
+}
+
+fn drills(dir: &Path, now: Timestamp) -> Vec<Finding> {
+    const TODO: &str = "run `pii-vault drill`: it restores the newest archives into a folder of its own";
+    let newest = catalogue::newest_drill(dir);
+    vec![match newest {
+        None => Finding::new(Verdict::Doubtful, "drill", "no restore was ever tried", TODO),
+        Some(at) if now.0 - at.0 > DRILL_DAYS * DAY_MS => {
+            Finding::new(Verdict::Doubtful, "drill", format!("the last restore was tried at {}", at.rfc3339()), TODO)
+        }
+        Some(at) => Finding::new(Verdict::Good, "drill", format!("a restore was tried at {}", at.rfc3339()), ""),
+    }]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(path: PathBuf, text: &str) {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn a_tool_that_copies_the_keeper_is_found_by_its_configuration() {
+        let root = tempfile::tempdir().unwrap();
+        let keeper = Path::new("/var/lib/pii-vault-keeper");
+        let found = || copied_by(root.path(), keeper);
+        assert_eq!(found(), Vec::<String>::new());
+        let borg = root.path().join("etc/borgmatic/config.yaml");
+        for (text, copies) in [
+            ("source_directories:\n    - /var/lib\n", true),
+            ("source_directories:\n    - /\n", true),
+            ("source_directories:\n    - /home\n", false),
+            ("# - /var/lib\n", false),
+            ("source_directories: [\"/var/lib/pii-vault-keeper\"]\n", true),
+            ("source_directories:\n    - /var/lib/pii-vault\n", false),
+        ] {
+            write(borg.clone(), text);
+            assert_eq!(!found().is_empty(), copies, "{text}");
+        }
+        std::fs::remove_file(&borg).unwrap();
+        write(root.path().join("etc/cron.d/night"), "0 1 * * * root rsync -a /var/lib backup:/x\n");
+        assert_eq!(found(), ["/etc/cron.d/night"]);
+        write(root.path().join("etc/cron.d/night"), "0 1 * * * root find /var/lib -name x\n");
+        assert_eq!(found(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_tool_that_heeds_the_mark_is_none() {
+        let root = tempfile::tempdir().unwrap();
+        let keeper = root.path().join("var/keeper");
+        write(keeper.join("CACHEDIR.TAG"), "Signature: 8a477f597d28d172789f06886806bc55\n");
+        let line = format!("0 1 * * * root restic backup {}\n", root.path().join("var").display());
+        write(root.path().join("etc/crontab"), &line);
+        assert_eq!(copied_by(root.path(), &keeper).len(), 1);
+        write(root.path().join("etc/crontab"), &line.replace("backup ", "backup --exclude-caches "));
+        assert_eq!(copied_by(root.path(), &keeper).len(), 0);
+    }
+
+    #[test]
+    fn missing_archives_and_drills_are_told_with_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let found = archives(&dir.path().join("none"), Timestamp(0), 30);
+        assert_eq!((found.len(), found[0].verdict), (1, Verdict::Doubtful));
+        std::fs::create_dir(dir.path().join("20261121T023000Z")).unwrap();
+        let found = archives(dir.path(), Timestamp(0), 30);
+        assert!(found.iter().any(|f| f.verdict == Verdict::Bad && f.text().contains("20261121T023000Z")), "{found:?}");
+        assert!(found.iter().chain(&drills(dir.path(), Timestamp(0))).all(|f| !f.todo.is_empty()));
+    }
+}
