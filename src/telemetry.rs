@@ -64,6 +64,8 @@ pub const CLOCK_TRUSTED: &str = "pii_vault_clock_trusted";
 pub const BACKUPS_ENDED: &str = "pii_vault_backups_ended_total";
 /// Gauge, seconds: age of the newest data archive.
 pub const BACKUP_AGE: &str = "pii_vault_backup_age_seconds";
+/// Gauge: seconds since a restore was last tried (`pii-vault drill`); absent: never here.
+pub const DRILL_AGE: &str = "pii_vault_drill_age_seconds";
 /// Gauge: replicas of the keeper that cannot be written; erasures wait while it is not 0.
 pub const KEEPER_AWAY: &str = "pii_vault_keeper_replicas_away";
 /// Histogram by `job`, seconds: one round.
@@ -85,6 +87,7 @@ const DESCRIBED: &[(&str, &str)] = &[
     (CLOCK_TRUSTED, "1 while the clock is trusted, 0 after a jump that no operator confirmed"),
     (BACKUPS_ENDED, "Backups that ended, by outcome"),
     (BACKUP_AGE, "Age of the newest data archive in seconds"),
+    (DRILL_AGE, "Seconds since a restore was last tried"),
     (KEEPER_AWAY, "Replicas of the keeper that cannot be written; erasures wait while it is not 0"),
     (JOB_SECONDS, "Duration of a job's round in seconds"),
     (CERTIFICATE_RELOADS, "Reads of the certificate files after the start"),

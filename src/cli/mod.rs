@@ -11,6 +11,7 @@ mod backup;
 mod batch;
 mod bench;
 mod constants;
+mod drill;
 mod erase;
 mod error;
 mod export;
@@ -86,6 +87,7 @@ enum Command {
     #[command(subcommand)]
     Recovery(Box<recovery::Recovery>),
     AcceptRollback(server::AcceptRollback),
+    Drill(drill::Drill),
     /// Named servers and credentials
     #[command(subcommand)]
     Profile(profiles::ProfileCommand),
@@ -211,6 +213,7 @@ fn run(cli: Cli, last: Arc<Mutex<LastIds>>) -> Result<(), CliError> {
         Command::Prove(args) => return on_this_machine(server::prove_copy(out, args)),
         Command::Restore(args) => return on_this_machine(restore::restore_vault(out, *args)),
         Command::Recovery(args) => return on_this_machine(recovery::recovery(out, *args)),
+        Command::Drill(args) => return on_this_machine(drill::try_restore(out, args)),
         Command::AcceptRollback(args) => return on_this_machine(server::accept_rollback(out, global.yes, args)),
         Command::Backup(backup::Backup::Verify(args)) => return backup::verify(out, args),
         Command::Keeper(keeper::Keeper::Add(args)) => return on_this_machine(keeper::add(out, args)),
@@ -271,6 +274,7 @@ async fn call(s: &Session, yes: bool, command: Command) -> Result<(), CliError> 
         | Command::Restore(_)
         | Command::Recovery(_)
         | Command::AcceptRollback(_)
+        | Command::Drill(_)
         | Command::Bench(_) => Ok(()),
     }
 }

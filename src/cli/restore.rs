@@ -68,7 +68,7 @@ pub struct Restore {
 }
 
 /// What a file of a recovery key holds: private keys, and the vault's public ones in its comments.
-fn read_key_file(path: &PathBuf) -> Result<(Vec<RecoveryIdentity>, Vec<[u8; 32]>), CliError> {
+pub fn read_key_file(path: &PathBuf) -> Result<(Vec<RecoveryIdentity>, Vec<[u8; 32]>), CliError> {
     let text = std::fs::read_to_string(path).map_err(CliError::io(path.display().to_string()))?;
     let text = Zeroizing::new(text);
     let identities =
@@ -81,7 +81,7 @@ fn hex_key(text: &str) -> Option<[u8; 32]> {
     data_encoding::HEXLOWER_PERMISSIVE.decode(text.trim().as_bytes()).ok()?.try_into().ok()
 }
 
-fn public_keys(texts: &[String]) -> Result<Vec<[u8; 32]>, CliError> {
+pub fn public_keys(texts: &[String]) -> Result<Vec<[u8; 32]>, CliError> {
     let mut keys = Vec::new();
     for text in texts {
         match hex_key(text) {

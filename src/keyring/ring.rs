@@ -234,10 +234,11 @@ impl Keyring {
         let vault = keeper.vault();
         let (_, block) = keeper.own(OwnBlock::Signing).await?.ok_or(KeyringError::NoSigningKey)?;
         let signing = Arc::new(open_signing(vault, &kek, &block).map_err(|_| KeyringError::WrongKek)?);
-        let public_keys = vec![signing.public()];
+        let mut public_keys = vec![signing.public()];
         keeper.unlock(signing.clone());
         if let Some(archive) = &options.archive {
             archive.unlock(signing.clone(), &public_keys)?;
+            public_keys.extend(archive.setting().iter().flat_map(|setting| setting.former_signers()));
         }
         if !options.archive.as_ref().is_some_and(|archive| archive.active()) {
             tracing::warn!(

@@ -11,7 +11,7 @@ use crate::clock::{Clock, DAY_MS, Timestamp};
 use crate::ids::*;
 use crate::recovery::catalogue::{self, Archive};
 use crate::recovery::data_archive::{self, BackupError, Pace, Sources, blocking};
-use crate::telemetry::{BACKUP_AGE, BACKUPS_ENDED};
+use crate::telemetry::{BACKUP_AGE, BACKUPS_ENDED, DRILL_AGE};
 use crate::vault::operation::{Operation, OperationStatus};
 use crate::vault::{Call, Vault, VaultError};
 
@@ -198,10 +198,17 @@ impl Backups {
 
     /// Sets the metric of the newest archive's age, and answers when that was made.
     async fn tell_age(&self) -> Option<Timestamp> {
-        let dir = self.options.dir.clone();
-        let newest = blocking(move || catalogue::newest(&dir)).await;
+        let (dir, now) = (self.options.dir.clone(), self.clock.now());
+        let drills = dir.join(catalogue::DRILLS);
+        let newest = blocking(move || {
+            if let Some(at) = catalogue::newest_drill(&drills) {
+                metrics::gauge!(DRILL_AGE).set((now.0 - at.0).max(0) as f64 / 1_000.0);
+            }
+            catalogue::newest(&dir)
+        })
+        .await;
         let made = newest.ok().flatten().and_then(|archive| archive.made_at())?;
-        metrics::gauge!(BACKUP_AGE).set((self.clock.now().0 - made.0).max(0) as f64 / 1_000.0);
+        metrics::gauge!(BACKUP_AGE).set((now.0 - made.0).max(0) as f64 / 1_000.0);
         Some(made)
     }
 

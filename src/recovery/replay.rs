@@ -20,8 +20,6 @@ pub enum ReplayError {
     /// They went different ways from the same beginning.
     #[error("{path} is not the beginning of {longest}: one of them is not this vault's")]
     Fork { path: PathBuf, longest: PathBuf },
-    #[error("no ledger was found: give one with --ledger")]
-    NoLedger,
     /// The operator says that it is longer.
     #[error("the ledger ends at entry {there}, and --ledger-through says {wanted}: its end is missing")]
     Short { there: u64, wanted: u64 },
@@ -67,8 +65,8 @@ pub struct Decisions {
     pub last_at: Option<Timestamp>,
     /// Nothing was decided after its end: an anchor or the operator says so.
     pub tail_known: bool,
-    /// Where that ledger is.
-    pub ledger: PathBuf,
+    /// Where that ledger is; `None`: there is none, and a data archive always has one, so that no archive was made.
+    pub ledger: Option<PathBuf>,
     /// What receipts say and the ledger did not have: to be appended.
     pub from_receipts: Vec<LedgerEntry>,
     /// Receipts about several subjects: they prove and do not name them.
@@ -99,16 +97,17 @@ impl Decisions {
             head: LedgerHead::default(),
             last_at: None,
             tail_known: false,
-            ledger: PathBuf::new(),
+            ledger: None,
             from_receipts: Vec::new(),
             receipts_of_many: 0,
         };
-        let longest = all.choose(sources)?;
-        all.ledger = longest.clone();
-        let failed = |source| ReplayError::Ledger { path: longest.clone(), source };
-        let mut reader = LedgerReader::open(&longest, sources.vault).map_err(failed)?;
-        while let Some(batch) = reader.next_batch().map_err(failed)? {
-            batch.entries.iter().for_each(|entry| all.take(entry));
+        all.ledger = all.choose(sources)?;
+        if let Some(longest) = all.ledger.clone() {
+            let failed = |source| ReplayError::Ledger { path: longest.clone(), source };
+            let mut reader = LedgerReader::open(&longest, sources.vault).map_err(failed)?;
+            while let Some(batch) = reader.next_batch().map_err(failed)? {
+                batch.entries.iter().for_each(|entry| all.take(entry));
+            }
         }
         for path in sources.receipts {
             let files = if path.is_dir() { files_in(path)? } else { vec![path.clone()] };
@@ -120,7 +119,7 @@ impl Decisions {
     }
 
     /// Checks every ledger, and answers the one that goes furthest.
-    fn choose(&mut self, sources: &Sources<'_>) -> Result<PathBuf, ReplayError> {
+    fn choose(&mut self, sources: &Sources<'_>) -> Result<Option<PathBuf>, ReplayError> {
         let mut longest: Option<(PathBuf, LedgerHead)> = None;
         let mut heads = Vec::new();
         for path in sources.ledgers {
@@ -132,7 +131,12 @@ impl Decisions {
             }
             heads.push((path, head));
         }
-        let (longest, head) = longest.ok_or(ReplayError::NoLedger)?;
+        let Some((longest, head)) = longest else {
+            return match sources.through.unwrap_or(0) {
+                0 => Ok(None),
+                wanted => Err(ReplayError::Short { there: 0, wanted }),
+            };
+        };
         for (path, at) in heads {
             let reader = LedgerReader::open(&longest, sources.vault);
             let there = reader.and_then(|reader| reader.verify(sources.public_keys, Some(at)));
@@ -151,7 +155,7 @@ impl Decisions {
             self.tail_known = true;
         }
         self.head = head;
-        Ok(longest)
+        Ok(Some(longest))
     }
 
     fn take(&mut self, entry: &LedgerEntry) {

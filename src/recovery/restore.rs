@@ -11,7 +11,7 @@
 //! 5. The whole tree is keyed anew, with a new keeper, a new index secret, new tags.
 //! 6. The folders change places.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,6 +30,7 @@ use crate::keyring::keeper::{FileKeeper, Keeper, KeeperError, OwnBlock, seal_sig
 use crate::keyring::ledger::LedgerHead;
 use crate::keyring::rebuild::{KeySource, Rebuild, RebuildError};
 use crate::keyring::{KeyArchive, Keyring, KeyringError, KeyringOptions, RecoverySetting};
+use crate::recovery::catalogue;
 use crate::recovery::layout;
 use crate::recovery::replay::{Decisions, ReplayError, Sources};
 use crate::recovery::swapping::{Places, copy_dir};
@@ -63,7 +64,7 @@ pub struct Wanted {
     pub keys: Keys,
     /// Public signing keys of the vault, present and former.
     pub public_keys: Vec<[u8; 32]>,
-    /// More copies of the ledger; the one beside the data is always used.
+    /// More copies of the ledger; those found with the data are always used.
     pub ledgers: Vec<PathBuf>,
     /// Where the ledger must at least end, from a keeper that is still there.
     pub anchor: Option<LedgerHead>,
@@ -183,7 +184,8 @@ pub struct Found {
     pub data: PathBuf,
     /// Folder of the key archive beside it, if there is one.
     pub keys: Option<PathBuf>,
-    pub ledger: Option<PathBuf>,
+    /// Copies of the ledger: the one beside the data, and that of the newest archive in the same place.
+    pub ledgers: Vec<PathBuf>,
 }
 
 impl Found {
@@ -206,8 +208,12 @@ impl Found {
             Some(layout::keys(&data.join(layout::BACKUPS))),
         ];
         let keys = keys.into_iter().flatten().find_map(existing);
-        let ledger = existing(data.join(layout::LEDGER));
-        Ok(Found { data, keys, ledger })
+        let folders = [Some(from.to_owned()), data.parent().map(Path::to_owned), Some(data.join(layout::BACKUPS))];
+        let newest = folders.into_iter().flatten().filter_map(|folder| catalogue::newest(&folder).ok().flatten());
+        let ledgers: BTreeSet<PathBuf> =
+            newest.map(|archive| archive.path).chain([data.clone()]).map(|path| path.join(layout::LEDGER)).collect();
+        let ledgers = ledgers.into_iter().filter_map(existing).collect();
+        Ok(Found { data, keys, ledgers })
     }
 }
 
@@ -286,10 +292,18 @@ async fn rebuild(
     store: Arc<dyn Store>,
 ) -> Result<(Report, RecoverySetting, Decisions), RestoreError> {
     let now = target.clock.now();
-    let ledgers: Vec<PathBuf> = found.ledger.iter().chain(&wanted.ledgers).cloned().collect();
+    let identities: Arc<[RecoveryIdentity]> = match &wanted.keys {
+        Keys::Live(_) => Arc::from([]),
+        Keys::Archive { identities, .. } => identities.iter().map(RecoveryIdentity::again).collect(),
+    };
+    let mut recovery = recovery_setting(&*store, wanted, vault, &identities, now).await?;
+    // A vault that was restored before names the keys that signed until then.
+    let public_keys = [&wanted.public_keys[..], &recovery.former_signers()].concat();
+    let ledgers: BTreeSet<PathBuf> = found.ledgers.iter().chain(&wanted.ledgers).cloned().collect();
+    let ledgers: Vec<PathBuf> = ledgers.into_iter().collect();
     let decisions = Decisions::read(&Sources {
         vault,
-        public_keys: &wanted.public_keys,
+        public_keys: &public_keys,
         ledgers: &ledgers,
         anchor: wanted.anchor,
         through: wanted.through,
@@ -309,11 +323,6 @@ async fn rebuild(
         receipts_of_many: decisions.receipts_of_many,
         ..Report::default()
     };
-    let identities: Arc<[RecoveryIdentity]> = match &wanted.keys {
-        Keys::Live(_) => Arc::from([]),
-        Keys::Archive { identities, .. } => identities.iter().map(RecoveryIdentity::again).collect(),
-    };
-    let recovery = recovery_setting(&*store, wanted, vault, &identities, now).await?;
     let mut roots = Vec::new();
     let mut lost = 0;
     for row in store.tenants().await? {
@@ -373,6 +382,7 @@ async fn rebuild(
         store.skip_uids(SubjectUid(decisions.highest_uid.0.max(store.next_uid().0) + SKIPPED_UIDS));
         let signing = new_keeper(target, &*store, vault, &decisions, roots).await?;
         report.public_key = data_encoding::HEXLOWER.encode(&signing.public());
+        recovery = recovery.signed_before(&public_keys, &signing.public());
         put_setting(&*store, &recovery, &signing).await?;
         // A copy that was cut off would be believed later: everything is in the one file.
         store.checkpoint().await?;
@@ -565,7 +575,8 @@ async fn new_keeper(
     for path in &paths {
         // The signatures of old entries stay; new ones follow them under the key of now.
         let ledger = path.join("ledger.keeper");
-        std::fs::copy(&decisions.ledger, &ledger).map_err(io_at(&ledger))?;
+        let Some(longest) = &decisions.ledger else { continue };
+        std::fs::copy(longest, &ledger).map_err(io_at(&ledger))?;
         std::fs::File::open(&ledger).and_then(|file| file.sync_all()).map_err(io_at(&ledger))?;
     }
     let keeper = FileKeeper::open(&paths)?;

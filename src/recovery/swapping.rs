@@ -183,7 +183,7 @@ pub fn copy_dir(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// Overwrites a file with zeros, durably, and removes it.
-fn wipe(path: &Path) -> io::Result<()> {
+pub fn wipe(path: &Path) -> io::Result<()> {
     let mut file = match OpenOptions::new().write(true).open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),

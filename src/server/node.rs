@@ -25,7 +25,7 @@ use crate::recovery::data_archive::Sources;
 use crate::recovery::layout;
 use crate::recovery::swapping::{self, Found, Places};
 use crate::storage::readlog::{ReadLog, ReadLogError, ReadLogOptions};
-use crate::storage::sqlite::{Options as SqliteOptions, SqliteStore};
+use crate::storage::sqlite::{Options as SqliteOptions, SqliteStore, lock};
 use crate::storage::{ChangeSet, Mutation, ObjectKind, ObjectRow, Store, StoreError, TenantRow, TenantState};
 use crate::vault::rollback::Rollback;
 use crate::vault::tenant::{TenantKind, TenantSettings};
@@ -275,6 +275,17 @@ async fn put_recovery_setting(store: &dyn Store, ring: &Keyring, setting: &Recov
     store.commit(change).await.map(|_| ())
 }
 
+/// Completes or undoes a restore that was interrupted. Nobody else has the vault open.
+fn finish_restore(config: &Config) -> Result<(), NodeError> {
+    let at = |source| NodeError::Path { path: config.data_dir.clone(), source };
+    match swapping::finish(&places(config)).map_err(at)? {
+        Found::Nothing => {}
+        Found::Undone => tracing::warn!("a restore that was interrupted was removed: the vault is as it was"),
+        Found::Finished => tracing::warn!("a restore that was interrupted was finished"),
+    }
+    Ok(())
+}
+
 impl Node {
     /// Opens an existing vault.
     ///
@@ -308,11 +319,9 @@ impl Node {
     /// Opens whatever database is there; for a restore beside the live tree.
     pub async fn open_unchecked(config: &Config, clock: Arc<dyn Clock>) -> Result<Node, NodeError> {
         let path = database(config);
-        let at = |source| NodeError::Path { path: config.data_dir.clone(), source };
-        match swapping::finish(&places(config)).map_err(at)? {
-            Found::Nothing => {}
-            Found::Undone => tracing::warn!("a restore that was interrupted was removed: the vault is as it was"),
-            Found::Finished => tracing::warn!("a restore that was interrupted was finished"),
+        if config.data_dir.exists() {
+            let _alone = lock(&path)?;
+            finish_restore(config)?;
         }
         if !path.exists() {
             return Err(NodeError::NoVault { path: config.data_dir.clone() });

@@ -1,7 +1,7 @@
 //! A restore on the machine of the vault, from its configuration: what is still there of keeper and root key is used, what
 //! is not is made.
 
-use std::fs::TryLockError;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,10 +12,12 @@ use crate::crypto::recovery::RecoveryIdentity;
 use crate::crypto::sign::Signing;
 use crate::keyring::keeper::{Anchor, FileKeeper, Keeper, KeeperError, OwnBlock, open_signing};
 use crate::keyring::ledger::LedgerHead;
+use crate::recovery::catalogue;
 use crate::recovery::layout;
 use crate::recovery::restore::{Found, Keys, Report, RestoreError, Target, Wanted, stage, take_place};
 use crate::recovery::swapping;
 use crate::server::node::{Node, NodeError, places, prepare_root, private_dir, root_spec, vault_options};
+use crate::storage::sqlite::lock;
 
 /// What is asked for.
 #[derive(Default)]
@@ -77,14 +79,18 @@ pub async fn restore(
     point: Box<dyn FnMut(&'static str) -> bool + Send>,
 ) -> Result<Report, RestoreFailed> {
     let places = places(config);
-    not_running(&config.data_dir)?;
+    private_dir(&config.data_dir)?;
     let at = |source| RestoreFailed::Path { path: config.data_dir.clone(), source };
+    let mut alone = Some(not_running(&config.data_dir)?);
     swapping::finish(&places).map_err(at)?;
-    for path in &config.keeper.paths {
-        private_dir(path)?;
-    }
-    prepare_root(config)?;
-    let kek = root_spec(config)?.provider().load().await.map_err(NodeError::from)?;
+    let kek = if request.dry_run {
+        // What only counts wraps no root: it makes no root key, and does not need one.
+        root_spec(config)?.provider().load().await.unwrap_or_else(|_| RootKek::generate())
+    } else {
+        config.keeper.paths.iter().try_for_each(|path| private_dir(path))?;
+        prepare_root(config)?;
+        root_spec(config)?.provider().load().await.map_err(NodeError::from)?
+    };
     let mut kept = if request.ignore_keeper { Kept::default() } else { kept(config, &kek).await? };
     let mut public_keys = request.public_keys;
     public_keys.extend(kept.signing.iter().map(Signing::public));
@@ -92,6 +98,8 @@ pub async fn restore(
         return Err(RestoreFailed::NoPublicKey);
     }
     let (keys, live) = if request.identities.is_empty() {
+        // The node has the same lock.
+        alone = None;
         let node = Node::open_unchecked(config, clock.clone()).await?;
         (Keys::Live(node.keyring.clone()), Some(node))
     } else {
@@ -104,11 +112,13 @@ pub async fn restore(
         };
         (Keys::Archive { dir, identities: request.identities }, None)
     };
+    // The newest archive of the configured folder knows what was decided until then, also when an older one is restored.
+    let archived = catalogue::newest(&config.backups_dir()).ok().flatten().map(|one| one.path.join(layout::LEDGER));
     let wanted = Wanted {
         from: request.from,
         keys,
         public_keys,
-        ledgers: request.ledgers.into_iter().chain(kept.ledger).collect(),
+        ledgers: request.ledgers.into_iter().chain(kept.ledger).chain(archived).collect(),
         anchor: kept.anchor,
         through: request.through,
         receipts: request.receipts,
@@ -131,18 +141,15 @@ pub async fn restore(
     }
     let report = staged?;
     if !report.dry_run {
+        let _alone = alone.map_or_else(|| not_running(&config.data_dir), Ok)?;
         take_place(&mut target)?;
     }
     Ok(report)
 }
 
-fn not_running(data_dir: &Path) -> Result<(), RestoreFailed> {
-    let path = data_dir.join(format!("{}-lock", layout::DATABASE));
-    let Ok(file) = std::fs::File::open(path) else { return Ok(()) };
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => Err(RestoreFailed::Running),
-        _ => Ok(()),
-    }
+/// Keeps every other process from opening the vault, until it is dropped.
+fn not_running(data_dir: &Path) -> Result<File, RestoreFailed> {
+    lock(&data_dir.join(layout::DATABASE)).map_err(|_| RestoreFailed::Running)
 }
 
 /// Signing key, anchor and ledger of a keeper that is still there; under another root KEK, the ledger alone.

@@ -119,6 +119,13 @@ pub fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// A vault whose nights are made by the test alone.
+async fn new_place(replicas: usize) -> Place {
+    let mut place = Place::new(tempfile::tempdir().unwrap(), replicas).await;
+    place.config.backup.nightly = false;
+    place
+}
+
 /// The machine is gone: data, keeper and root key.
 fn lose(place: &Place) {
     std::fs::remove_dir_all(&place.config.data_dir).unwrap();
@@ -134,7 +141,7 @@ fn report(told: &str) -> Json {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t08_last_night_and_the_recovery_key_bring_back_all_the_living_and_none_of_the_erased() {
     const PEOPLE: usize = 150;
-    let place = Place::new(tempfile::tempdir().unwrap(), 2).await;
+    let place = new_place(2).await;
     let key = place.keys(1).await.remove(0);
     let (server, _) = place.serve().await;
     put(&server.channel, &key, 0..PEOPLE).await;
@@ -214,9 +221,9 @@ async fn t08_last_night_and_the_recovery_key_bring_back_all_the_living_and_none_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restore_that_is_killed_anywhere_begins_again_and_ends_well() {
+async fn t08_a_restore_that_is_killed_anywhere_begins_again_and_ends_well() {
     const PEOPLE: usize = 40;
-    let place = Place::new(tempfile::tempdir().unwrap(), 2).await;
+    let place = new_place(2).await;
     let key = place.keys(1).await.remove(0);
     let (server, _) = place.serve().await;
     put(&server.channel, &key, 0..PEOPLE).await;
@@ -251,4 +258,76 @@ async fn a_restore_that_is_killed_anywhere_begins_again_and_ends_well() {
     place.program(&["restore", "--from", &from, "--recovery-key", &recovery]);
     let (server, _) = place.serve().await;
     check(&server.channel, &key, PEOPLE, |n| n >= 10).await;
+}
+
+const PAGE: &str = include_str!("../../docs/RECOVERY.md");
+
+/// The commands of a section of the page that run on the vault's machine, as they are written.
+fn commands(section: &str) -> Vec<&'static str> {
+    let (_, rest) = PAGE.split_once(&format!("\n## {section}\n")).unwrap_or_else(|| panic!("no section {section:?}"));
+    let text = rest.split("\n## ").next().unwrap();
+    let lines = text.lines().filter_map(|line| line.strip_prefix("$ pii-vault "));
+    let found: Vec<&str> = lines.filter(|line| line.contains("--config pii-vault.toml")).collect();
+    assert!(!found.is_empty(), "no command in {section:?}");
+    found
+}
+
+/// Fourteen people: the first is erased before the night, the second after it; the last two come after it.
+async fn a_day(place: &Place, key: &Key) {
+    let (server, _) = place.serve().await;
+    put(&server.channel, key, 0..12).await;
+    erase(&server.channel, key, 0..1).await;
+    nightly(&server.channel, &place.operator).await;
+    copy(&place.config.backups_dir(), &place.dir.path().join("copy-of-backups"));
+    let receipts = erase(&server.channel, key, 1..2).await;
+    std::fs::create_dir(place.path("receipts")).unwrap();
+    std::fs::write(place.path("receipts/1.json"), &receipts[0]).unwrap();
+    put(&server.channel, key, 12..14).await;
+    server.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_page_of_the_recovery_manual_works_as_it_is_written() {
+    let remove = |path: &Path| std::fs::remove_dir_all(path).unwrap();
+    // What happens, and how many of the fourteen were there in what comes back.
+    type Disaster<'a> = (&'static str, usize, Box<dyn Fn(&Place) + 'a>);
+    let disasters: Vec<Disaster<'_>> = vec![
+        ("My disk died", 12, Box::new(lose)),
+        ("I lost the passphrase, or the root key file", 14, Box::new(|p| remove(&p.dir.path().join("secrets")))),
+        ("The keeper is gone", 14, Box::new(|p| remove(&p.config.keeper.paths[0]))),
+        ("I want last night's data, and everything else is there", 12, Box::new(|_| {})),
+        ("I restored the wrong day", 14, Box::new(|_| {})),
+        ("Try it before you need it", 14, Box::new(|_| {})),
+    ];
+    for (section, people, disaster) in disasters {
+        let place = new_place(1).await;
+        let key = place.keys(1).await.remove(0);
+        a_day(&place, &key).await;
+        if section == "I restored the wrong day" {
+            let (server, _) = place.serve().await;
+            tokio::time::sleep(Duration::from_millis(1_100)).await;
+            nightly(&server.channel, &place.operator).await;
+            server.stop();
+            let mut nights: Vec<_> =
+                std::fs::read_dir(place.config.backups_dir()).unwrap().map(|e| e.unwrap().path()).collect();
+            nights.retain(|path| path.join("manifest.json").exists());
+            nights.sort();
+            assert_eq!(nights.len(), 2);
+            place.program(&["restore", "--from", nights[0].to_str().unwrap(), "--live"]);
+        }
+        disaster(&place);
+        for line in commands(section) {
+            let (ended, told) = place.line(line);
+            assert_eq!(ended, Some(0), "{section}: {line}: {told}");
+        }
+        let drills = place.config.backups_dir().join("drills");
+        if section == "Try it before you need it" {
+            let report = std::fs::read_dir(&drills).unwrap().next().unwrap().unwrap().path();
+            let report: Json = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
+            let tried = &report["tried"]["tenants"][0];
+            assert_eq!((tried["living"].as_u64(), tried["living_opened"].as_u64()), (Some(11), Some(11)), "{report}");
+        }
+        let (server, _) = place.serve().await;
+        check(&server.channel, &key, people, |n| n > 1).await;
+    }
 }

@@ -106,6 +106,16 @@ impl Place {
         (done.status.code(), told.concat())
     }
 
+    /// Runs a line of a manual (without the program's name) where the configuration lies; its exit code, what it printed.
+    pub fn line(&self, line: &str) -> (Option<i32>, String) {
+        self.config_file();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pii-vault"));
+        command.args(line.split_whitespace()).current_dir(self.dir.path()).stdin(Stdio::null());
+        let done = command.output().expect("the program");
+        let told = [done.stdout, done.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        (done.status.code(), told.concat())
+    }
+
     /// The program on the configuration, not run yet.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pii-vault"));

@@ -16,6 +16,7 @@ mod matrix;
 mod net;
 mod recipients;
 mod reseal;
+mod restore;
 mod schedule;
 mod swapped;
 mod values;

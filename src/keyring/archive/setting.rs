@@ -36,6 +36,9 @@ pub struct RecoverySetting {
     /// Epochs before, the latest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub former: Vec<Epoch>,
+    /// Public keys, hexadecimal, that signed before a restore without the keeper made a new one: what they signed counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub signers: Vec<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -66,7 +69,7 @@ impl RecoverySetting {
     pub fn new(vault: VaultId, recipients: &[RecoveryRecipient], now: Timestamp) -> Self {
         let recipients = recipients.iter().map(ToString::to_string).collect();
         let present = Epoch { number: 1, since: now, recipients };
-        RecoverySetting { vault: vault.to_string(), present, former: Vec::new() }
+        RecoverySetting { vault: vault.to_string(), present, former: Vec::new(), signers: Vec::new() }
     }
 
     /// The same with a new epoch; archives from now on are sealed to these only.
@@ -91,6 +94,21 @@ impl RecoverySetting {
     /// The present recipients; empty where there is no recovery key.
     pub fn recipients(&self) -> Result<Vec<RecoveryRecipient>, SettingRefused> {
         Ok(self.present.recipients.iter().map(|text| text.parse()).collect::<Result<_, _>>()?)
+    }
+
+    /// Keys that signed before.
+    pub fn former_signers(&self) -> Vec<[u8; 32]> {
+        let read = |text: &String| data_encoding::HEXLOWER.decode(text.as_bytes()).ok()?.try_into().ok();
+        self.signers.iter().filter_map(read).collect()
+    }
+
+    /// The same, and these keys signed before; `now` is the one that signs.
+    pub fn signed_before(&self, keys: &[[u8; 32]], now: &[u8; 32]) -> Self {
+        let mut next = self.clone();
+        let known: std::collections::BTreeSet<[u8; 32]> =
+            self.former_signers().into_iter().chain(keys.iter().copied()).collect();
+        next.signers = known.iter().filter(|key| *key != now).map(|key| data_encoding::HEXLOWER.encode(key)).collect();
+        next
     }
 
     /// Its bytes in the database.
@@ -127,6 +145,8 @@ mod tests {
         let setting = RecoverySetting::new(VAULT, &[a.recipient()], Timestamp(1));
         let setting = setting.with(&b.recipient(), Timestamp(2)).unwrap().with(&b.recipient(), Timestamp(3)).unwrap();
         assert_eq!((setting.present.number, setting.present.recipients.len(), setting.former.len()), (3, 2, 2));
+        let setting = setting.signed_before(&[[9; 32], signing.public()], &signing.public());
+        assert_eq!(setting.former_signers(), [[9; 32]]);
         let bytes = setting.sign(&signing);
         assert_eq!(RecoverySetting::verify(VAULT, &bytes, &[signing.public()]), Ok(setting.clone()));
         let refused = RecoverySetting::verify(VaultId([8; 16]), &bytes, &[signing.public()]);

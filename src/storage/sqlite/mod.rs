@@ -542,9 +542,11 @@ pub fn vault_of(path: &Path) -> Result<VaultId> {
     id.try_into().map(VaultId).map_err(|_| foreign)
 }
 
+/// Keeps other processes from opening a database, until it is dropped; blocking.
+///
 /// A second process would have a writer and caches of its own: it is kept out by a lock on a file beside the database
 /// (not on the database: closing any handle of that would drop SQLite's own locks).
-fn lock(path: &Path) -> Result<File> {
+pub fn lock(path: &Path) -> Result<File> {
     let mut name = path.as_os_str().to_owned();
     name.push("-lock");
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(name).map_err(io)?;
