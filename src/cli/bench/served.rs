@@ -18,6 +18,7 @@ use crate::auth::{Kind, Principal};
 use crate::cli::people::person;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, RootKekSource, TlsConfig, TlsVersion};
+use crate::crypto::recovery::RecoveryIdentity;
 use crate::ids::*;
 use crate::policy::value::Value;
 use crate::server::Node;
@@ -78,7 +79,9 @@ pub async fn serve(dir: &Path) -> Result<(), BenchError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let new = !dir.join("data").exists();
     if new {
-        crate::server::init(&config, &[], clock.clone()).await.map_err(failed)?;
+        // As a vault is made: new slots are recorded for a recovery key, whose private part nobody keeps here.
+        let recovery = RecoveryIdentity::generate().recipient();
+        crate::server::init(&config, &[recovery], clock.clone()).await.map_err(failed)?;
     }
     let node = Arc::new(Node::open(&config, clock.clone()).await.map_err(failed)?);
     let name = Name::parse("tenant", TENANT).map_err(failed)?;
