@@ -3,6 +3,8 @@
 pub mod aad;
 pub mod aead;
 pub mod blind_index;
+pub mod common_password;
+pub mod foreign_hash;
 pub mod kdf;
 pub mod keys;
 pub mod merkle;

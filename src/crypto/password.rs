@@ -1,11 +1,29 @@
 //! Argon2id (RFC 9106) with memory that is used again and wiped after each use: allocating 19 MiB per call costs more than
-//! half of the hash itself.
+//! half of the hash itself. And the pepper, without which a copied database does not serve to guess passwords.
 
 use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::crypto::kdf::Label;
+use crate::crypto::keys::TenantSecret;
 use crate::crypto::{blind_index, random};
+
+/// A version of a tenant's pepper: HMAC-SHA-256 (RFC 2104) under it comes before Argon2id, so that a hash without the
+/// pepper is a hash of 32 unknown bytes.
+pub struct PasswordPepper(Zeroizing<[u8; 32]>);
+
+impl PasswordPepper {
+    /// From the secret of that version, a reserved slot of the tenant's tree.
+    pub fn derive(secret: &TenantSecret) -> Self {
+        PasswordPepper(secret.derived(Label::PasswordPepper, &[]))
+    }
+
+    /// HMAC-SHA-256(pepper, length as u32 big endian || password).
+    pub fn apply(&self, password: &[u8]) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(blind_index::mac(&self.0, &[password]))
+    }
+}
 
 /// What one hash costs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +39,21 @@ pub struct Argon2Cost {
 impl Argon2Cost {
     /// OWASP's second choice and the crate's default: 19 MiB, 2 passes, 1 lane. About 27 ms on a 2023 server core.
     pub const DEFAULT: Argon2Cost = Argon2Cost { memory_kib: 19_456, passes: 2, lanes: 1 };
+}
+
+impl Argon2Cost {
+    /// The cost that a PHC string names, if it is Argon2id of version 19.
+    pub fn of(stored: &str) -> Option<Self> {
+        let stored = PasswordHash::new(stored).ok()?;
+        let right = stored.algorithm == Algorithm::Argon2id.ident() && stored.version == Some(Version::V0x13.into());
+        let params = Params::try_from(&stored).ok().filter(|_| right)?;
+        Some(Argon2Cost { memory_kib: params.m_cost(), passes: params.t_cost(), lanes: params.p_cost() })
+    }
+
+    /// As in a PHC string.
+    pub fn text(&self) -> String {
+        format!("m={},t={},p={}", self.memory_kib, self.passes, self.lanes)
+    }
 }
 
 /// Why a hash could not be made or checked; a wrong password is not an error.
@@ -54,6 +87,22 @@ impl Argon2Memory {
         Argon2Memory { blocks: Vec::new(), limit_kib }
     }
 
+    /// Takes the memory for hashes of that cost now rather than with the first.
+    pub fn reserve(&mut self, cost: Argon2Cost) {
+        if let Ok(params) = Params::new(cost.memory_kib, cost.passes, cost.lanes, Some(HASH_BYTES)) {
+            self.blocks.resize(params.block_count().max(self.blocks.len()), Block::new());
+        }
+    }
+
+    /// Gives back what a hash of another cost took beyond this one.
+    pub fn shrink(&mut self, cost: Argon2Cost) {
+        let usual = Params::new(cost.memory_kib, cost.passes, cost.lanes, Some(HASH_BYTES)).map(|p| p.block_count());
+        if usual.is_ok_and(|usual| self.blocks.len() > usual) {
+            self.blocks.truncate(usual.unwrap_or_default());
+            self.blocks.shrink_to_fit();
+        }
+    }
+
     /// Bytes held now.
     pub fn held_bytes(&self) -> usize {
         self.blocks.capacity() * Block::SIZE
@@ -80,13 +129,31 @@ impl Argon2Memory {
     /// Whether the password is the one of the stored PHC string; compares in constant time.
     pub fn verify(&mut self, stored: &str, password: &[u8]) -> Result<bool, PasswordError> {
         let stored = PasswordHash::new(stored).map_err(|_| PasswordError::Form)?;
-        let (Some(salt), Some(hash)) = (&stored.salt, &stored.hash) else { return Err(PasswordError::Form) };
         if stored.algorithm != Algorithm::Argon2id.ident() || stored.version != Some(Version::V0x13.into()) {
             return Err(PasswordError::Form);
         }
-        let params = Params::try_from(&stored).map_err(|_| PasswordError::Form)?;
+        self.compare(&stored, Algorithm::Argon2id, Version::V0x13, password)
+    }
+
+    /// The same for a hash that another system made: any of the three variants, version 16 too.
+    pub fn verify_any(&mut self, stored: &str, password: &[u8]) -> Result<bool, PasswordError> {
+        let stored = PasswordHash::new(stored).map_err(|_| PasswordError::Form)?;
+        let algorithm = Algorithm::try_from(stored.algorithm.as_str()).map_err(|_| PasswordError::Form)?;
+        let version = stored.version.map_or(Ok(Version::V0x10), Version::try_from).map_err(|_| PasswordError::Form)?;
+        self.compare(&stored, algorithm, version, password)
+    }
+
+    fn compare(
+        &mut self,
+        stored: &PasswordHash,
+        algorithm: Algorithm,
+        version: Version,
+        password: &[u8],
+    ) -> Result<bool, PasswordError> {
+        let (Some(salt), Some(hash)) = (&stored.salt, &stored.hash) else { return Err(PasswordError::Form) };
+        let params = Params::try_from(stored).map_err(|_| PasswordError::Form)?;
         let mut out = Zeroizing::new(vec![0u8; hash.len()]);
-        self.run(&params, password, salt.as_ref(), &mut out)?;
+        self.run_as(algorithm, version, &params, password, salt.as_ref(), &mut out)?;
         Ok(blind_index::equal(&out, hash.as_bytes()))
     }
 
@@ -104,6 +171,18 @@ impl Argon2Memory {
     }
 
     fn run(&mut self, params: &Params, password: &[u8], salt: &[u8], out: &mut [u8]) -> Result<(), PasswordError> {
+        self.run_as(Algorithm::Argon2id, Version::V0x13, params, password, salt, out)
+    }
+
+    fn run_as(
+        &mut self,
+        algorithm: Algorithm,
+        version: Version,
+        params: &Params,
+        password: &[u8],
+        salt: &[u8],
+        out: &mut [u8],
+    ) -> Result<(), PasswordError> {
         if params.m_cost() > self.limit_kib || params.t_cost() > MAX_PASSES {
             return Err(PasswordError::TooCostly);
         }
@@ -111,7 +190,7 @@ impl Argon2Memory {
         if self.blocks.len() < needed {
             self.blocks.resize(needed, Block::new());
         }
-        let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone());
+        let argon2 = Argon2::new(algorithm, version, params.clone());
         let done = argon2.hash_password_into_with_memory(password, salt, out, &mut self.blocks[..needed]);
         self.blocks[..needed].iter_mut().for_each(Zeroize::zeroize);
         done.map_err(|_| PasswordError::Form)
