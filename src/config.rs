@@ -54,6 +54,7 @@ pub struct Config {
     pub ops: OpsConfig,
     pub limits: LimitsConfig,
     pub argon2: Argon2Config,
+    pub passwords: PasswordsConfig,
     pub cache: CacheConfig,
     pub storage: StorageConfig,
     pub audit: AuditConfig,
@@ -181,6 +182,25 @@ pub struct Argon2Config {
     pub queue: usize,
     /// Longest wait before `RESOURCE_EXHAUSTED`, milliseconds.
     pub max_wait_ms: u64,
+}
+
+/// Cost and admission of Argon2id for the passwords of tenants' users: a pool apart from that of access keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PasswordsConfig {
+    /// Memory of one run, KiB, at least 19,456; times `concurrency` it is held all the time.
+    pub memory_kib: u32,
+    /// At least 2.
+    pub iterations: u32,
+    pub parallelism: u32,
+    /// Runs at a time; 0: one less than there are cores, at least 1.
+    pub concurrency: usize,
+    /// Checks that may wait.
+    pub queue: usize,
+    /// Longest wait before `RESOURCE_EXHAUSTED`, milliseconds.
+    pub max_wait_ms: u64,
+    /// Most memory that an imported hash may ask for, KiB; times `concurrency` no more is ever taken.
+    pub import_memory_kib: u32,
 }
 
 /// Bounds of the caches.
@@ -463,6 +483,8 @@ impl Config {
             ("jobs.rotation_s", self.jobs.rotation_s),
             ("jobs.checkpoint_s", self.jobs.checkpoint_s),
             ("argon2.queue", self.argon2.queue as u64),
+            ("passwords.queue", self.passwords.queue as u64),
+            ("passwords.max_wait_ms", self.passwords.max_wait_ms),
         ] {
             // The upper end is far beyond use and keeps sums of times and bytes from overflowing.
             if !(1..=1 << 31).contains(&value) {
@@ -479,6 +501,17 @@ impl Config {
         }
         if a.memory_kib > 4 << 20 {
             bad("argon2.memory_kib", "must not be above 4 GiB");
+        }
+        // OWASP's second choice is the least: the cost of users' passwords goes upwards only.
+        let p = &self.passwords;
+        if p.iterations < 2 || !(1..=16).contains(&p.parallelism) {
+            bad("passwords", "iterations must be at least 2, parallelism 1 to 16");
+        }
+        if !(19_456..=4 << 20).contains(&p.memory_kib) {
+            bad("passwords.memory_kib", "must be from 19456 to 4194304");
+        }
+        if !(p.memory_kib..=4 << 20).contains(&p.import_memory_kib) {
+            bad("passwords.import_memory_kib", "must be at least passwords.memory_kib and at most 4194304");
         }
         if self.audit.refuse_free_mib > self.audit.warn_free_mib {
             bad("audit.refuse_free_mib", "must not be above audit.warn_free_mib");
@@ -706,6 +739,7 @@ impl Default for Config {
             ops: OpsConfig::default(),
             limits: LimitsConfig::default(),
             argon2: Argon2Config::default(),
+            passwords: PasswordsConfig::default(),
             cache: CacheConfig::default(),
             storage: StorageConfig::default(),
             audit: AuditConfig::default(),
@@ -760,6 +794,20 @@ impl Default for Argon2Config {
             concurrency: 0,
             queue: 64,
             max_wait_ms: 250,
+        }
+    }
+}
+
+impl Default for PasswordsConfig {
+    fn default() -> Self {
+        PasswordsConfig {
+            memory_kib: 19_456,
+            iterations: 2,
+            parallelism: 1,
+            concurrency: 0,
+            queue: 32,
+            max_wait_ms: 250,
+            import_memory_kib: 65_536,
         }
     }
 }

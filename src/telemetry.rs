@@ -52,6 +52,11 @@ pub const KEYS_SHED: &str = "pii_vault_access_keys_shed_total";
 
 /// Counter by `verdict` (`ok`, `no`; `forged`: no key of that tenant by its checksum): API keys that were checked.
 pub const API_KEYS_CHECKED: &str = "pii_vault_api_keys_checked_total";
+/// Counter by `outcome` (`ok`, `wrong`, `unknown`, `none`, `locked`, `source_locked`, `must_reset`): checks of passwords.
+pub const PASSWORDS_CHECKED: &str = "pii_vault_passwords_checked_total";
+/// Counter: hashes that found no room in time.
+pub const PASSWORDS_SHED: &str = "pii_vault_passwords_shed_total";
+
 // ---- metrics: jobs
 
 /// Counter by `job`: units of work done by the vault's own jobs.
@@ -95,6 +100,8 @@ const DESCRIBED: &[(&str, &str)] = &[
     (KEYS_VERIFIED, "Runs of Argon2id over an access key"),
     (KEYS_SHED, "First uses of a key that found no room in time"),
     (API_KEYS_CHECKED, "API keys of the tenants' users that were checked, by verdict"),
+    (PASSWORDS_CHECKED, "Checks of passwords, by outcome"),
+    (PASSWORDS_SHED, "Hashes of passwords that found no room in time"),
 ];
 
 /// Bounds of duration histograms, in seconds: 50 µs to 30 s.

@@ -208,6 +208,58 @@ async fn t26_no_text_of_a_caller_leaks() {
     let erase = pb::EraseSubjectRequest { key: by_id(&subject), context: context.clone(), ..Default::default() };
     erasures.erase_subject(with(&key, erase)).await.expect("erase");
     errors.push(records.get_fields(with(&key, get)).await.unwrap_err());
+
+    // Credentials of a user: kept, refused, and asked for in vain.
+    let person = canary("person");
+    records.put_fields(with(&key, bad(text_value(NAME, "x"), &person))).await.expect("put");
+    let mut login = pb::credential_service_client::CredentialServiceClient::new(channel.clone());
+    let (password, source) = (canary("password"), canary("source"));
+    let set = |password: String| pb::SetPasswordRequest {
+        key: by_id(&person),
+        password: password.into_bytes().into(),
+        ..Default::default()
+    };
+    login.set_password(with(&key, set(password.clone()))).await.expect("set");
+    errors.push(login.set_password(with(&key, set(format!("{}\0", canary("nul"))))).await.unwrap_err());
+    let verify = |subject: &str, password: &str| pb::VerifyPasswordRequest {
+        key: by_id(subject),
+        password: password.as_bytes().to_vec().into(),
+        source: source.clone().into_bytes().into(),
+        context: context.clone(),
+    };
+    for (subject, password) in
+        [(person.clone(), password.clone()), (person.clone(), canary("wrong")), (canary("unknown"), password.clone())]
+    {
+        login.verify_password(with(&key, verify(&subject, &password))).await.expect("a verdict");
+    }
+    let import = |hash: String| pb::ImportPasswordRequest { key: by_id(&person), hash, ..Default::default() };
+    errors.push(login.import_password(with(&key, import(format!("$2b$10${}", canary("hash"))))).await.unwrap_err());
+    let new = pb::IssueApiKeyRequest { key: by_id(&person), label: canary("label"), ..Default::default() };
+    let issued = login.issue_api_key(with(&key, new)).await.expect("issue").into_inner().text;
+    canaries.push(issued.split('_').nth(3).expect("prefix, environment, id, secret").to_owned());
+    for text in [issued, format!("jina_live_1_{}", canaries[0])] {
+        let request = pb::VerifyApiKeyRequest { text, source: "192.0.2.7".into() };
+        login.verify_api_key(with(&key, request)).await.expect("a verdict");
+    }
+    let new = pb::IssueCodeRequest {
+        key: by_id(&person),
+        r#use: "reset".into(),
+        length: 40,
+        alphabet: pb::CodeAlphabet::Letters as i32,
+        ..Default::default()
+    };
+    let code = login.issue_code(with(&key, new)).await.expect("issue").into_inner().text;
+    canaries.push(code.clone());
+    let typed = pb::VerifyCodeRequest { key: by_id(&person), r#use: "reset".into(), text: code, ..Default::default() };
+    login.verify_code(with(&key, typed)).await.expect("a verdict");
+    let enrol = pb::EnrolTotpRequest {
+        key: by_id(&person),
+        issuer: "Jina".into(),
+        account: format!("cnry{}account", canaries.len()),
+        ..Default::default()
+    };
+    canaries.push(enrol.account.clone());
+    canaries.push(login.enrol_totp(with(&key, enrol)).await.expect("enrol").into_inner().secret);
     assert!(errors.iter().all(|status| status.code() != Code::Internal), "{errors:?}");
 
     let rendered = metrics.render();

@@ -1,6 +1,7 @@
 //! What can go wrong in a command, how it is told, and with which exit code the program ends.
 
 use crate::cli::text::printable;
+use crate::grpc::pb;
 use serde_json::{Value as Json, json};
 use std::fmt::Write as _;
 use std::io;
@@ -16,7 +17,7 @@ pub const EXIT_CODES: &[(u8, &str)] = &[
     (1, "unexpected: a defect, damaged data, a file that cannot be read or written"),
     (2, "usage: wrong arguments or input, INVALID_ARGUMENT, OUT_OF_RANGE, UNIMPLEMENTED"),
     (3, "not found, or erased: NOT_FOUND"),
-    (4, "denied: UNAUTHENTICATED, PERMISSION_DENIED; test-access says no"),
+    (4, "denied: UNAUTHENTICATED, PERMISSION_DENIED; test-access or a verdict says no"),
     (5, "conflict or wrong state: FAILED_PRECONDITION, ABORTED, ALREADY_EXISTS"),
     (6, "unavailable, busy or too late: UNAVAILABLE, RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED, CANCELLED"),
     (7, "a check failed: receipt, audit, export checksum, policy lint"),
@@ -58,6 +59,9 @@ pub enum CliError {
     /// test-access: it would be denied.
     #[error("it would be denied")]
     WouldBeDenied,
+    /// password verify and its like: what was presented is not right.
+    #[error("the verdict is no")]
+    VerdictNo,
     /// Some elements of a batch failed; the output says which.
     #[error("{failed} of {total} failed")]
     Partly { failed: usize, total: usize },
@@ -67,6 +71,11 @@ pub enum CliError {
     /// The person at the terminal said no.
     #[error("not confirmed, nothing was done")]
     NotConfirmed,
+}
+
+/// Ends well when a verdict is OK.
+pub fn right(verdict: i32) -> Result<(), CliError> {
+    if verdict == pb::Verdict::Ok as i32 { Ok(()) } else { Err(CliError::VerdictNo) }
 }
 
 impl From<Status> for CliError {
@@ -105,7 +114,7 @@ impl CliError {
             CliError::Io { .. } | CliError::Unexpected(_) => 1,
             CliError::Connect(_) => 6,
             CliError::CheckFailed(_) => 7,
-            CliError::WouldBeDenied => 4,
+            CliError::WouldBeDenied | CliError::VerdictNo => 4,
             CliError::Partly { .. } => 8,
             CliError::NotConfirmed => 9,
             CliError::Status(status) => exit_code_of(status.code()),
@@ -134,6 +143,7 @@ impl CliError {
             CliError::Connect(_) => "CONNECT",
             CliError::CheckFailed(_) => "CHECK_FAILED",
             CliError::WouldBeDenied => "WOULD_BE_DENIED",
+            CliError::VerdictNo => "VERDICT_NO",
             CliError::Partly { .. } => "PARTLY",
             CliError::Unexpected(_) => "UNEXPECTED",
             CliError::NotConfirmed => "NOT_CONFIRMED",

@@ -6,6 +6,7 @@ use crate::cli::input;
 use crate::cli::names::Names;
 use crate::cli::output::{Col, Page};
 use crate::cli::session::Session;
+use crate::cli::text::Moment;
 use crate::cli::values::wire;
 use crate::grpc::pb;
 use clap::Subcommand;
@@ -146,11 +147,15 @@ pub enum Keys {
     /// Begin the rotation of a key; an operation finishes it
     #[command(after_help = "Examples:
   pii-vault keys rotate index --wait
-  pii-vault --tenant acme keys rotate tenant-root")]
+  pii-vault --tenant acme keys rotate tenant-root
+  pii-vault keys rotate password-pepper --reset-at +180d")]
     Rotate {
-        /// index, tenant-root
+        /// index, tenant-root, password-pepper
         #[arg(value_parser = args::key_kind)]
         kind: i32,
+        /// password-pepper: when passwords still under the former pepper must be set anew [default: never]
+        #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
+        reset_at: Option<Moment>,
         /// Wait until it is finished
         #[arg(long)]
         wait: bool,
@@ -202,13 +207,14 @@ pub async fn keys(s: &Session, yes: bool, command: Keys) -> Result<(), CliError>
             ];
             s.out.list("keys", &Page { items: answer.keys, more: false }, &cols, &Names::default())
         }
-        Keys::Rotate { kind, wait, write } => {
+        Keys::Rotate { kind, reset_at, wait, write } => {
             input::confirm(yes || write.validate_only, "This begins the rotation of a key; it cannot be taken back")?;
             let request = pb::RotateKeysRequest {
                 kind,
                 tenant: s.tenant(),
                 request_id: write.id(s),
                 validate_only: write.validate_only,
+                reset_time: args::at(s, reset_at),
             };
             let answer = s.keys().rotate_keys(request).await?.into_inner();
             if wait && !answer.operation.is_empty() {

@@ -61,9 +61,11 @@ fn wire_kind(operation: &Operation) -> pb::ErasureKind {
         OperationKind::EraseFormer => pb::ErasureKind::Former,
         OperationKind::EraseGroup => pb::ErasureKind::Group,
         OperationKind::EraseTenant => pb::ErasureKind::Tenant,
-        OperationKind::RotateIndex | OperationKind::RotateRoot | OperationKind::Reseal | OperationKind::Backup => {
-            pb::ErasureKind::Unspecified
-        }
+        OperationKind::RotateIndex
+        | OperationKind::RotateRoot
+        | OperationKind::RotatePepper
+        | OperationKind::Reseal
+        | OperationKind::Backup => pb::ErasureKind::Unspecified,
     }
 }
 

@@ -19,6 +19,7 @@ fn wire_kind(kind: KeyKind) -> pb::KeyKind {
         KeyKind::Digest => pb::KeyKind::Digest,
         KeyKind::Data => pb::KeyKind::Data,
         KeyKind::Expiry => pb::KeyKind::Expiry,
+        KeyKind::PasswordPepper => pb::KeyKind::PasswordPepper,
         KeyKind::Pepper => pb::KeyKind::Pepper,
         KeyKind::Signing => pb::KeyKind::Signing,
     }
@@ -68,16 +69,23 @@ impl pb::key_service_server::KeyService for Api {
         let repeat = words::request(&call, "RotateKeys", &repeat_id, &message)?;
         convert::refuse(message.validate_only, "validate_only")?;
         let kind = convert::choice::<pb::KeyKind>("kind", message.kind)?;
+        let reset = convert::opt_time("reset_time", &message.reset_time)?;
+        if reset.is_some() && kind != pb::KeyKind::PasswordPepper {
+            return Err(Bad::rule("reset_time", "is for PASSWORD_PEPPER only").into());
+        }
         let work = async {
             let operation = match kind {
                 pb::KeyKind::Index => self.vault.rotate_index(&call).await?,
+                pb::KeyKind::PasswordPepper => self.vault.rotate_pepper(&call, reset).await?,
                 _ => self.vault.rotate_root(&call).await?,
             };
             Ok(operation.id)
         };
         // The vault itself has nothing to search, so no index secret.
         let has_index = call.tenant.no != crate::ids::TenantNo::VAULT;
-        if !(kind == pb::KeyKind::TenantRoot || kind == pb::KeyKind::Index && has_index) {
+        if !(kind == pb::KeyKind::TenantRoot
+            || matches!(kind, pb::KeyKind::Index | pb::KeyKind::PasswordPepper) && has_index)
+        {
             return Err(Bad::not_supported("kind").into());
         }
         let id = self.vault.once(&call, repeat, work).await?;

@@ -35,6 +35,7 @@ fn wire_kind(kind: OperationKind) -> pb::OperationKind {
         | OperationKind::EraseTenant => pb::OperationKind::Erasure,
         OperationKind::RotateIndex => pb::OperationKind::IndexRotation,
         OperationKind::RotateRoot => pb::OperationKind::RootRotation,
+        OperationKind::RotatePepper => pb::OperationKind::PepperRotation,
         OperationKind::Reseal => pb::OperationKind::RetentionChange,
         OperationKind::Backup => pb::OperationKind::Backup,
     }

@@ -189,7 +189,10 @@ async fn of_tenant(job: Job, vault: &Vault, tenant: TenantNo, limit: u64) -> Res
             Ok(join(join(shredded, dates), vault.apply_retention(&call, limit).await?))
         }
         Job::Sweep => Ok(join(vault.sweep_erased(&call, limit).await?, vault.sweep_rows(&call, limit).await?)),
-        Job::Rotation => Ok(join(vault.rotate_due_index(&call, limit).await?, vault.rotate_due_root(&call).await?)),
+        Job::Rotation => {
+            let keys = join(vault.rotate_due_index(&call, limit).await?, vault.rotate_due_root(&call).await?);
+            Ok(join(keys, vault.keep_credentials(&call, limit).await?))
+        }
         Job::Operations | Job::Clock | Job::Checkpoint | Job::Anchor | Job::Prune | Job::Backup | Job::Keeper => {
             Ok(Progress::default())
         }

@@ -206,8 +206,11 @@ impl<'a> Lint<'a> {
             self.unknown("credentials.class", "class", &credentials.class);
         }
         let prefix = &credentials.api_key_prefix;
-        if prefix.value.as_str().len() > 16 || prefix.value.as_str().contains('-') {
-            let message = "must have at most 16 characters and no hyphen".to_owned();
+        let text = prefix.value.as_str();
+        // As `auth::KeyPrefix` has it: nobody may take a user's key for an access key of the vault.
+        if text.len() > 16 || text.contains('-') || text.split('_').next() == Some("pv") {
+            let message = "must have at most 16 characters, no hyphen, and not begin with `pv`, as access keys do";
+            let message = message.to_owned();
             self.say(prefix.line, "credentials.api_key_prefix", "wrong-value", message);
         }
     }

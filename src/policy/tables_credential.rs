@@ -25,7 +25,7 @@ pub(super) const CREDENTIALS: Section = Section {
             "password_common",
             Kind::Flag,
             "false",
-            "Whether one of the 30,000 most common passwords is accepted as a new one.",
+            "Whether one of the 11,611 most common passwords of 8 characters or more is accepted as a new one.",
             "true",
         ),
         key(
@@ -53,7 +53,7 @@ pub(super) const CREDENTIALS: Section = Section {
             "api_key_prefix",
             Kind::Name,
             "\"key\"",
-            "What API keys begin with, so that scanners for leaked secrets know them; at most 16 characters, no hyphen.",
+            "What API keys begin with, so that scanners for leaked secrets know them; at most 16 characters, no hyphen, not `pv`, by which access keys are known.",
             "\"acme\"",
         ),
         key("code_length", Kind::Integer { min: 6, max: 64 }, "6", "Characters of a one-time code.", "8"),

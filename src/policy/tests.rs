@@ -39,6 +39,16 @@ fn same_or_update(path: &str, shipped: &str, now: &str) {
 }
 
 #[test]
+fn nobody_can_take_a_users_api_key_for_an_access_key() {
+    let jina = SHIPPED[0].1;
+    for (prefix, good) in [("acme", true), ("pvault", true), ("pv", false), ("pv_acme", false), ("a-b", false)] {
+        let text = jina.replace("api_key_prefix = \"jina\"", &format!("api_key_prefix = \"{prefix}\""));
+        assert_ne!(text, jina);
+        assert_eq!(Policy::compile(&text, PolicyVersion(1), None).is_ok(), good, "{prefix}");
+    }
+}
+
+#[test]
 fn the_shipped_files_apply() {
     for (tenant, text) in SHIPPED {
         let (policy, findings) = compile(text);

@@ -189,6 +189,14 @@ pub(super) fn vault_options(config: &Config) -> VaultOptions {
     }
     argon2.queue = from.queue;
     argon2.wait = Duration::from_millis(from.max_wait_ms);
+    let (from, passwords) = (&config.passwords, &mut options.passwords);
+    passwords.cost = Argon2Cost { memory_kib: from.memory_kib, passes: from.iterations, lanes: from.parallelism };
+    passwords.limit_kib = from.import_memory_kib;
+    if from.concurrency > 0 {
+        passwords.threads = from.concurrency;
+    }
+    passwords.queue = from.queue;
+    passwords.wait = Duration::from_millis(from.max_wait_ms);
     options.access_cache.entries = config.cache.access_keys;
     options.access_cache.accepted_for = Duration::from_secs(config.cache.access_key_s);
     options

@@ -1,11 +1,14 @@
 //! Where Argon2id runs: named threads of low priority with memory of their own, a short queue, and a limit on waiting, so
 //! that a storm of wrong passwords costs the others neither the async runtime nor memory nor time.
+//!
+//! Access keys and passwords of users have a pool each. What an import hashes waits in a lane of its own, which is looked
+//! at only when nobody else waits.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded, select};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
@@ -24,8 +27,11 @@ pub struct Argon2Options {
     pub wait: Duration,
     /// Cost of new hashes, and of the check against nothing.
     pub cost: Argon2Cost,
-    /// Most memory that a stored hash may ask for, KiB; bounds the pool to `threads` times this.
+    /// Most memory that a stored hash may ask for, KiB; bounds the pool to `threads` times this. What a hash takes beyond
+    /// `cost` is given back after it.
     pub limit_kib: u32,
+    /// Whether the threads take the memory of `cost` when they start rather than at their first job.
+    pub preallocate: bool,
 }
 
 impl Default for Argon2Options {
@@ -39,7 +45,15 @@ impl Default for Argon2Options {
             wait: Duration::from_millis(250),
             cost,
             limit_kib: cost.memory_kib.max(65_536),
+            preallocate: false,
         }
+    }
+}
+
+impl Argon2Options {
+    /// For the users' passwords: the memory is there from the start.
+    pub fn for_passwords() -> Self {
+        Argon2Options { preallocate: true, ..Argon2Options::default() }
     }
 }
 
@@ -56,15 +70,10 @@ pub enum AdmissionError {
     Closed,
 }
 
-enum Work {
-    /// Against a stored PHC string; `None`: against the dummy, to take the same time.
-    Verify(Option<Box<str>>, oneshot::Sender<Result<bool, PasswordError>>),
-    Hash(oneshot::Sender<Result<String, PasswordError>>),
-}
+type Work = Box<dyn FnOnce(&mut Argon2Memory) + Send>;
 
 struct Job {
     work: Work,
-    password: Zeroizing<Vec<u8>>,
     state: Arc<AtomicU8>,
 }
 
@@ -82,51 +91,110 @@ struct Stats {
 /// The pool; its threads end when it is dropped. Clone the `Arc` around it.
 pub struct Argon2Pool {
     queue: Option<Sender<Job>>,
+    imports: Option<Sender<Job>>,
+    /// As many imported hashes at a time as there are threads, so that their lane is never full.
+    import_places: tokio::sync::Semaphore,
+    dummy: Arc<OnceLock<String>>,
     threads: Vec<std::thread::JoinHandle<()>>,
     stats: Arc<Stats>,
     options: Argon2Options,
 }
 
 impl Argon2Pool {
-    /// Starts the threads; each allocates its memory at its first job and keeps it.
-    pub fn start(options: Argon2Options, clock: Arc<dyn Clock>) -> std::io::Result<Self> {
+    /// Starts the threads; each keeps the memory that it took.
+    pub fn start(name: &str, options: Argon2Options, clock: Arc<dyn Clock>) -> std::io::Result<Self> {
+        let threads = options.threads.max(1);
         let (sender, receiver) = bounded::<Job>(options.queue.max(1));
+        let (import_sender, import_receiver) = bounded::<Job>(threads);
         let stats = Arc::new(Stats { ahead: AtomicUsize::new(0), took_us: AtomicU64::new(30_000) });
-        let dummy: Arc<std::sync::OnceLock<String>> = Arc::default();
-        let threads = (0..options.threads.max(1))
+        let running = (0..threads)
             .map(|n| {
-                let (receiver, stats, clock) = (receiver.clone(), stats.clone(), clock.clone());
-                let (options, dummy) = (options.clone(), dummy.clone());
-                let run = move || run(&receiver, &stats, &*clock, &options, &dummy);
-                std::thread::Builder::new().name(format!("argon2-{n}")).spawn(run)
+                let (receiver, imports) = (receiver.clone(), import_receiver.clone());
+                let (stats, clock, options) = (stats.clone(), clock.clone(), options.clone());
+                let run = move || run(&receiver, &imports, &stats, &*clock, &options);
+                std::thread::Builder::new().name(format!("{name}-{n}")).spawn(run)
             })
             .collect::<Result<_, _>>()?;
-        Ok(Argon2Pool { queue: Some(sender), threads, stats, options })
+        Ok(Argon2Pool {
+            queue: Some(sender),
+            imports: Some(import_sender),
+            import_places: tokio::sync::Semaphore::new(threads),
+            dummy: Arc::default(),
+            threads: running,
+            stats,
+            options,
+        })
+    }
+
+    /// Cost of new hashes.
+    pub fn cost(&self) -> Argon2Cost {
+        self.options.cost
+    }
+
+    /// Most memory that a stored hash may ask for, KiB.
+    pub fn limit_kib(&self) -> u32 {
+        self.options.limit_kib
     }
 
     /// Whether `password` is the one of the stored PHC string. Without one (an unknown name) the same work is done over a
     /// dummy and the answer is no.
     pub async fn verify(&self, stored: Option<&str>, password: Zeroizing<Vec<u8>>) -> Result<bool, AdmissionError> {
-        let (sender, receiver) = oneshot::channel();
-        self.submit(Work::Verify(stored.map(Box::from), sender), password, receiver).await
+        let Some(stored) = stored.map(Box::<str>::from) else { return self.verify_nothing(password).await };
+        Ok(self.run(move |memory| memory.verify(&stored, &password)).await??)
+    }
+
+    /// Does what checking a password costs, against a hash of nobody's.
+    pub async fn verify_nothing(&self, password: Zeroizing<Vec<u8>>) -> Result<bool, AdmissionError> {
+        let (dummy, cost) = (self.dummy.clone(), self.options.cost);
+        let work = move |memory: &mut Argon2Memory| {
+            let stored = match dummy.get() {
+                Some(stored) => Ok(stored.clone()),
+                None => memory.hash(cost, &random::bytes::<32>()),
+            };
+            stored.and_then(|s| memory.verify(dummy.get_or_init(|| s), &password).map(|_| false))
+        };
+        Ok(self.run(work).await??)
     }
 
     /// A new PHC string for `password`.
     pub async fn hash(&self, password: Zeroizing<Vec<u8>>) -> Result<String, AdmissionError> {
-        let (sender, receiver) = oneshot::channel();
-        self.submit(Work::Hash(sender), password, receiver).await
+        let cost = self.options.cost;
+        Ok(self.run(move |memory| memory.hash(cost, &password)).await??)
     }
 
-    async fn submit<T>(
+    /// The same for an import: when nobody else waits, however long that takes.
+    pub async fn hash_in_import(&self, password: Zeroizing<Vec<u8>>) -> Result<String, AdmissionError> {
+        let cost = self.options.cost;
+        let place = self.import_places.acquire().await.map_err(|_| AdmissionError::Closed)?;
+        let (sender, receiver) = oneshot::channel();
+        let work: Work = Box::new(move |memory| {
+            let _ = sender.send(memory.hash(cost, &password));
+        });
+        let state = Arc::new(AtomicU8::new(WAITING));
+        let _give_up = GiveUp(&state);
+        let imports = self.imports.as_ref().ok_or(AdmissionError::Closed)?;
+        imports.try_send(Job { work, state: state.clone() }).map_err(|_| AdmissionError::Closed)?;
+        let hashed = receiver.await.map_err(|_| AdmissionError::Closed)?;
+        drop(place);
+        Ok(hashed?)
+    }
+
+    /// Runs `work` with the memory of a thread of the pool.
+    ///
+    /// # Errors
+    /// `Busy` when there is no place to wait or no turn within the longest wait.
+    pub async fn run<T: Send + 'static>(
         &self,
-        work: Work,
-        password: Zeroizing<Vec<u8>>,
-        mut answer: oneshot::Receiver<Result<T, PasswordError>>,
+        work: impl FnOnce(&mut Argon2Memory) -> T + Send + 'static,
     ) -> Result<T, AdmissionError> {
+        let (sender, mut answer) = oneshot::channel();
+        let work: Work = Box::new(move |memory| {
+            let _ = sender.send(work(memory));
+        });
         let state = Arc::new(AtomicU8::new(WAITING));
         let queue = self.queue.as_ref().ok_or(AdmissionError::Closed)?;
         self.stats.ahead.fetch_add(1, Ordering::Relaxed);
-        if let Err(e) = queue.try_send(Job { work, password, state: state.clone() }) {
+        if let Err(e) = queue.try_send(Job { work, state: state.clone() }) {
             self.stats.ahead.fetch_sub(1, Ordering::Relaxed);
             return Err(match e {
                 TrySendError::Full(_) => self.busy(),
@@ -142,7 +210,7 @@ impl Argon2Pool {
             }
             Err(_) => answer.await,
         };
-        Ok(answered.map_err(|_| AdmissionError::Closed)??)
+        answered.map_err(|_| AdmissionError::Closed)
     }
 
     fn busy(&self) -> AdmissionError {
@@ -163,48 +231,45 @@ impl Drop for GiveUp<'_> {
 impl Drop for Argon2Pool {
     fn drop(&mut self) {
         self.queue = None;
+        self.imports = None;
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
     }
 }
 
-fn run(
-    jobs: &Receiver<Job>,
-    stats: &Stats,
-    clock: &dyn Clock,
-    options: &Argon2Options,
-    dummy: &std::sync::OnceLock<String>,
-) {
+/// The next job: an import's only where no call waits. `None`: the pool is closing.
+fn next(calls: &Receiver<Job>, imports: &Receiver<Job>) -> Option<(Job, bool)> {
+    match calls.try_recv() {
+        Ok(job) => return Some((job, true)),
+        Err(TryRecvError::Disconnected) => return None,
+        Err(TryRecvError::Empty) => {}
+    }
+    select! {
+        recv(calls) -> job => job.ok().map(|job| (job, true)),
+        recv(imports) -> job => job.ok().map(|job| (job, false)),
+    }
+}
+
+fn run(calls: &Receiver<Job>, imports: &Receiver<Job>, stats: &Stats, clock: &dyn Clock, options: &Argon2Options) {
     // On Linux this is the priority of the calling thread alone. Without permission the threads stay as they are.
     let _ = rustix::process::nice(10);
     let mut memory = Argon2Memory::new(options.limit_kib.max(options.cost.memory_kib));
-    for job in jobs {
+    if options.preallocate {
+        memory.reserve(options.cost);
+    }
+    while let Some((job, counted)) = next(calls, imports) {
         if job.state.compare_exchange(WAITING, STARTED, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             let from = clock.monotonic();
-            match job.work {
-                Work::Verify(Some(stored), answer) => {
-                    let _ = answer.send(memory.verify(&stored, &job.password));
-                }
-                Work::Verify(None, answer) => {
-                    let stored = match dummy.get() {
-                        Some(stored) => Ok(stored.clone()),
-                        None => memory.hash(options.cost, &random::bytes::<32>()),
-                    };
-                    let _ = answer.send(stored.and_then(|s| {
-                        let stored = dummy.get_or_init(|| s);
-                        memory.verify(stored, &job.password).map(|_| false)
-                    }));
-                }
-                Work::Hash(answer) => {
-                    let _ = answer.send(memory.hash(options.cost, &job.password));
-                }
-            }
+            (job.work)(&mut memory);
+            memory.shrink(options.cost);
             let took = (clock.monotonic().saturating_sub(from)).as_micros() as u64;
             let average = stats.took_us.load(Ordering::Relaxed);
             stats.took_us.store((average * 7 + took) / 8, Ordering::Relaxed);
         }
-        stats.ahead.fetch_sub(1, Ordering::Relaxed);
+        if counted {
+            stats.ahead.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -216,8 +281,8 @@ mod tests {
     fn pool(threads: usize, queue: usize, wait_ms: u64, memory_kib: u32, passes: u32) -> Arc<Argon2Pool> {
         let cost = Argon2Cost { memory_kib, passes, lanes: 1 };
         let wait = Duration::from_millis(wait_ms);
-        let options = Argon2Options { threads, queue, wait, cost, limit_kib: 65_536 };
-        Arc::new(Argon2Pool::start(options, Arc::new(SystemClock::new())).unwrap())
+        let options = Argon2Options { threads, queue, wait, cost, limit_kib: 65_536, preallocate: false };
+        Arc::new(Argon2Pool::start("argon2", options, Arc::new(SystemClock::new())).unwrap())
     }
 
     fn password(text: &str) -> Zeroizing<Vec<u8>> {
@@ -235,6 +300,51 @@ mod tests {
             pool.verify(Some("broken"), password("p")).await,
             Err(AdmissionError::Password(PasswordError::Form))
         );
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_an_import_hashes_waits_for_everybody_else() {
+        let pool = pool(1, 8, 5_000, 65_536, 4);
+        let order = Arc::new(parking_lot::Mutex::new(Vec::new()));
+        let first = tokio::spawn({
+            let pool = pool.clone();
+            async move { pool.hash(password("holds the thread")).await }
+        });
+        while pool.stats.ahead.load(Ordering::Relaxed) == 0 || !pool.queue.as_ref().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let import = tokio::spawn({
+            let (pool, order) = (pool.clone(), order.clone());
+            async move {
+                pool.hash_in_import(password("import")).await.unwrap();
+                order.lock().push("import");
+            }
+        });
+        while pool.imports.as_ref().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let call = tokio::spawn({
+            let (pool, order) = (pool.clone(), order.clone());
+            async move {
+                pool.hash(password("call")).await.unwrap();
+                order.lock().push("call");
+            }
+        });
+        first.await.unwrap().unwrap();
+        call.await.unwrap();
+        import.await.unwrap();
+        assert_eq!(*order.lock(), ["call", "import"]);
+    }
+
+    #[tokio::test]
+    async fn memory_is_there_from_the_start_and_what_a_foreign_hash_took_is_given_back() {
+        let cost = Argon2Cost { memory_kib: 64, passes: 1, lanes: 1 };
+        let options = Argon2Options { threads: 1, cost, limit_kib: 1_024, ..Argon2Options::for_passwords() };
+        let pool = Argon2Pool::start("argon2", options, Arc::new(SystemClock::new())).unwrap();
+        assert_eq!(pool.run(|memory| memory.held_bytes()).await, Ok(64 << 10));
+        let large = Argon2Cost { memory_kib: 512, passes: 1, lanes: 1 };
+        pool.run(move |memory| memory.hash(large, b"x")).await.unwrap().unwrap();
+        assert_eq!(pool.run(|memory| memory.held_bytes()).await, Ok(64 << 10));
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

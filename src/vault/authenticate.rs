@@ -170,7 +170,8 @@ impl Access {
         cache: AccessCacheOptions,
     ) -> Result<Self, VaultError> {
         let pepper = keyring.with_secret(TenantNo::VAULT, SecretKind::ApiPepper, PEPPER, KeyPepper::derive);
-        let pool = Argon2Pool::start(argon2, clock.clone()).map_err(|error| VaultError::NoThreads(Arc::new(error)))?;
+        let pool = Argon2Pool::start("argon2", argon2, clock.clone())
+            .map_err(|error| VaultError::NoThreads(Arc::new(error)))?;
         Ok(Access {
             slots: RwLock::default(),
             roles: RoleTable::default(),

@@ -311,6 +311,7 @@ impl Vault {
         }
         if plan.whole() {
             change.change(Mutation::DeleteTerms { tenant, uid, field: None });
+            change.change(crate::vault::credentials::forget_tries(tenant, uid));
             change.change(Mutation::DeleteSubject { uid });
             let digest = subject.digest;
             change.change(Mutation::PutTombstone(TombstoneRow { tenant, digest, operation, at: call.now }));

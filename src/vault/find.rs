@@ -27,6 +27,16 @@ pub enum Key {
     },
 }
 
+impl Key {
+    /// What tells keys apart; for keyed digests only.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            Key::Subject(id) => id.as_str().as_bytes(),
+            Key::Unique { text, .. } => text.as_bytes(),
+        }
+    }
+}
+
 /// Subjects that were found, by uid, and whether more follow.
 pub struct Found {
     pub subjects: Vec<Arc<SubjectSnapshot>>,

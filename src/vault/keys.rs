@@ -19,6 +19,8 @@ pub enum KeyKind {
     Data,
     /// Expiry keys, as a whole.
     Expiry,
+    /// Pepper of the passwords of a tenant's users.
+    PasswordPepper,
     /// Pepper of access keys; the vault's own.
     Pepper,
     /// Receipts, checkpoints, ledger; the vault's own.
@@ -74,6 +76,10 @@ impl Vault {
             keys.push(KeyInfo { retiring: true, left, ..KeyInfo::new(KeyKind::Index, version.0.into()) });
         }
         keys.push(KeyInfo { created: Some(settings.created), ..KeyInfo::new(KeyKind::Digest, 1) });
+        keys.push(KeyInfo::new(KeyKind::PasswordPepper, settings.pepper.0.into()));
+        if let Some((version, left)) = self.pepper_left(call).await? {
+            keys.push(KeyInfo { retiring: true, left, ..KeyInfo::new(KeyKind::PasswordPepper, version.0.into()) });
+        }
         let counts = self.store.counts(tenant.no).await?;
         keys.push(KeyInfo { count: counts.classes, ..KeyInfo::new(KeyKind::Data, 0) });
         let buckets = tenant.expiries.read().len() as u64;

@@ -78,6 +78,8 @@ pub struct VaultOptions {
     pub search_horizon_days: i64,
     /// Cost and admission of Argon2id for access keys.
     pub argon2: admission::Argon2Options,
+    /// Cost and admission of Argon2id for the passwords of tenants' users; a pool of its own.
+    pub passwords: admission::Argon2Options,
     /// What is remembered about access keys.
     pub access_cache: access_cache::AccessCacheOptions,
     /// Where the root key comes from: `passphrase`, `file`, `environment`, `credential`.
@@ -97,6 +99,7 @@ impl VaultOptions {
             future_tolerance_ms: 300_000,
             search_horizon_days: 30,
             argon2: admission::Argon2Options::default(),
+            passwords: admission::Argon2Options::for_passwords(),
             access_cache: access_cache::AccessCacheOptions::default(),
             root_provider: "file",
         }

@@ -30,6 +30,7 @@ pub enum OperationKind {
     EraseTenant,
     RotateIndex,
     RotateRoot,
+    RotatePepper,
     Reseal,
     /// Archives of the vault; of the vault itself.
     Backup,
@@ -60,7 +61,11 @@ impl OperationKind {
     pub fn is_erasure(self) -> bool {
         !matches!(
             self,
-            OperationKind::RotateIndex | OperationKind::RotateRoot | OperationKind::Reseal | OperationKind::Backup
+            OperationKind::RotateIndex
+                | OperationKind::RotateRoot
+                | OperationKind::RotatePepper
+                | OperationKind::Reseal
+                | OperationKind::Backup
         )
     }
 }

@@ -98,6 +98,7 @@ struct Finders {
     object: Cipher,
     fingerprint: Zeroizing<[u8; 32]>,
     commitment: Zeroizing<[u8; 32]>,
+    sources: Zeroizing<[u8; 32]>,
 }
 
 impl Finders {
@@ -108,6 +109,7 @@ impl Finders {
             object: Cipher::new(&secret.derived(Label::ObjectSeal, &[])),
             fingerprint: secret.derived(Label::RequestFingerprint, &[]),
             commitment: secret.derived(Label::Commitment, &[]),
+            sources: secret.derived(Label::GuessSource, &[]),
         }
     }
 }
@@ -240,6 +242,11 @@ impl Tenant {
         let mut all: Vec<&[u8]> = vec![b"token"];
         all.extend_from_slice(parts);
         blind_index::tag(&self.finders.commitment, &all)
+    }
+
+    /// The key of a day (days since 1970-01-01 UTC) for digests of where users log in from.
+    pub(crate) fn source_key(&self, day: i64) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(blind_index::mac(&self.finders.sources, &[&day.to_be_bytes()]))
     }
 
     /// By which a recipient (0: the tenant's own systems) is told of a subject's erasure without any id being kept.

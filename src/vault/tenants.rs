@@ -18,6 +18,7 @@ use crate::storage::readlog::ReadLog;
 use crate::storage::*;
 use crate::vault::authenticate::Access;
 use crate::vault::call::Call;
+use crate::vault::credentials::Credentials;
 use crate::vault::error::{DenialKind, VaultError, Violation};
 use crate::vault::tenant::{Tenant, TenantKind, TenantSettings};
 use crate::vault::{Tenants, Vault, VaultOptions, to_json};
@@ -76,9 +77,10 @@ impl Vault {
         options: VaultOptions,
     ) -> Result<Arc<Vault>, VaultError> {
         let access = Access::new(&keyring, clock.clone(), options.argon2.clone(), options.access_cache)?;
+        let credentials = Credentials::new(options.passwords.clone(), options.access_cache, clock.clone())?;
         let vault = Vault {
             access,
-            credentials: crate::vault::credentials::Credentials::new(options.access_cache, clock.clone()),
+            credentials,
             store,
             keyring,
             read_log,

@@ -73,6 +73,7 @@ impl Vault {
             round.add(self.sweep_rows(&call, 100_000).await?);
             round.add(self.rotate_due_index(&call, 10_000).await?);
             round.add(self.rotate_due_root(&call).await?);
+            round.add(self.keep_credentials(&call, 10_000).await?);
             all.done += round.done;
             if !round.more {
                 return Ok(all);

@@ -14,6 +14,7 @@ mod expiry;
 mod harness;
 mod matrix;
 mod net;
+mod passwords;
 mod recipients;
 mod reseal;
 mod restore;

@@ -190,8 +190,7 @@ fn later() -> Option<prost_types::Timestamp> {
 fn rows() -> Vec<Row> {
     use Own::*;
     const NO: Own = Refused(Code::PermissionDenied);
-    const NOT_YET: Own = Refused(Code::Unimplemented);
-    const BCRYPT: &str = "$2b$04$abcdefghijklmnopqrstuuabcdefghijklmnopqrstuabcdefghijk";
+    const BCRYPT: &str = "$2b$04$abcdefghijklmnopqrstuu7EJV7kdjBBQxyb0HjTh9KS7.Lah/6CG";
     rows! {
         RecordService/PutFields(n) some::<pb::PutFieldsRequest>(|m| { m.subject = n.subject(0); m.values = vec![text_value(NAME, "New")]; m.context = for_purpose(SERVICE); m.mode = pb::WriteMode::Update as i32; }), Names, Denied, Fine;
         RecordService/GetFields(n) some::<pb::GetFieldsRequest>(|m| { m.key = n.key(0); m.context = for_purpose(SERVICE); }), Names, Denied, Fine;
@@ -256,14 +255,14 @@ fn rows() -> Vec<Row> {
         KeyService/RotateKeys(n) pb::RotateKeysRequest { kind: pb::KeyKind::Index as i32, tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
         KeyService/GetSealStatus(n) pb::GetSealStatusRequest {}, Nothing, Any, NO;
 
-        CredentialService/SetPassword(n) some::<pb::SetPasswordRequest>(|m| { m.key = n.key(0); m.password = "correct horse battery".into(); }), Names, Denied, NOT_YET;
-        CredentialService/VerifyPassword(n) some::<pb::VerifyPasswordRequest>(|m| { m.key = n.key(0); m.password = "correct horse battery".into(); }), Names, Denied, NOT_YET;
-        CredentialService/ChangePassword(n) some::<pb::ChangePasswordRequest>(|m| { m.key = n.key(0); m.password = "correct horse battery".into(); m.new_password = "staple battery horse".into(); }), Names, Denied, NOT_YET;
-        CredentialService/UnlockPassword(n) some::<pb::UnlockPasswordRequest>(|m| m.key = n.key(0)), Names, Denied, NOT_YET;
-        CredentialService/RemovePassword(n) some::<pb::RemovePasswordRequest>(|m| m.key = n.key(0)), Names, Denied, NOT_YET;
-        CredentialService/ImportPassword(n) some::<pb::ImportPasswordRequest>(|m| { m.key = n.key(0); m.hash = BCRYPT.into(); }), Names, Denied, NOT_YET;
-        CredentialService/BatchImportPasswords(n) pb::BatchImportPasswordsRequest { rows: vec![pb::PasswordImport { subject: n.subject(2), hash: BCRYPT.into(), ..Default::default() }], ..Default::default() }, Names, Denied, NOT_YET;
-        CredentialService/ReportCredentials(n) pb::ReportCredentialsRequest {}, Nothing, Denied, NOT_YET;
+        CredentialService/SetPassword(n) some::<pb::SetPasswordRequest>(|m| { m.key = n.key(0); m.password = "correct horse battery".into(); }), Names, Denied, Fine;
+        CredentialService/VerifyPassword(n) some::<pb::VerifyPasswordRequest>(|m| { m.key = n.key(0); m.password = "correct horse battery".into(); }), Names, Denied, Fine;
+        CredentialService/ChangePassword(n) some::<pb::ChangePasswordRequest>(|m| { m.key = n.key(0); m.password = "correct horse battery".into(); m.new_password = "staple battery horse".into(); }), Names, Denied, Fine;
+        CredentialService/UnlockPassword(n) some::<pb::UnlockPasswordRequest>(|m| m.key = n.key(0)), Names, Denied, Fine;
+        CredentialService/RemovePassword(n) some::<pb::RemovePasswordRequest>(|m| m.key = n.key(0)), Names, Denied, Fine;
+        CredentialService/ImportPassword(n) some::<pb::ImportPasswordRequest>(|m| { m.key = n.key(0); m.hash = BCRYPT.into(); }), Names, Denied, Fine;
+        CredentialService/BatchImportPasswords(n) pb::BatchImportPasswordsRequest { rows: vec![pb::PasswordImport { subject: n.subject(2), hash: BCRYPT.into(), ..Default::default() }], ..Default::default() }, Names, Denied, Fine;
+        CredentialService/ReportCredentials(n) pb::ReportCredentialsRequest {}, Nothing, Denied, Fine;
         CredentialService/IssueApiKey(n) some::<pb::IssueApiKeyRequest>(|m| { m.key = n.key(0); m.label = "a program".into(); }), Names, Denied, Fine;
         CredentialService/VerifyApiKey(n) some::<pb::VerifyApiKeyRequest>(|m| m.text = "key_x".into()), Nothing, Denied, Fine;
         CredentialService/ListApiKeys(n) some::<pb::ListApiKeysRequest>(|m| m.key = n.key(0)), Names, Denied, Fine;

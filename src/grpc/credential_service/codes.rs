@@ -3,8 +3,8 @@
 use tonic::{Request, Response, Status};
 use zeroize::Zeroizing;
 
-use super::Answer;
 use super::verdict::wire_verdict;
+use super::{Answer, passwords};
 use crate::auth::Alphabet;
 use crate::grpc::convert::{self, Bad, wire_time};
 use crate::grpc::identity::{Api, Scope};
@@ -14,8 +14,6 @@ use crate::vault::credentials::recovery_code::USUAL_CODES;
 
 /// Longest text of a code, with room for blanks and hyphens.
 const MAX_CODE: usize = 256;
-/// Longest `source`, bytes.
-const MAX_SOURCE: usize = 256;
 
 /// 0: as the policy says.
 fn wish(number: u32) -> Option<u32> {
@@ -36,9 +34,7 @@ fn typed(text: String, source: &[u8]) -> Result<Zeroizing<String>, Status> {
     if text.len() > MAX_CODE {
         return Err(Bad::rule("text", "is longer than allowed").into());
     }
-    if source.len() > MAX_SOURCE {
-        return Err(Bad::rule("source", "is longer than allowed").into());
-    }
+    passwords::source(source)?;
     Ok(text)
 }
 

@@ -16,7 +16,12 @@
 pub mod api_key;
 mod check;
 pub mod code;
+mod guess;
+pub mod import;
+pub mod password;
+pub mod pepper;
 pub mod recovery_code;
+pub mod report;
 pub mod totp;
 
 use std::sync::Arc;
@@ -36,6 +41,7 @@ use crate::policy::value::Value;
 use crate::storage::*;
 use crate::vault::Vault;
 use crate::vault::access_cache::AccessCacheOptions;
+use crate::vault::admission::{Argon2Options, Argon2Pool};
 use crate::vault::call::{Call, Context};
 use crate::vault::error::VaultError;
 use crate::vault::find::Key;
@@ -59,8 +65,8 @@ pub const RECOVERY_CODES: FieldNo = FieldNo(FieldNo::FIRST_OWN.0 + 5);
 pub const MAX_CREDENTIAL: usize = 65_536;
 /// How often a change is decided anew before the caller is told.
 const ATTEMPTS: usize = 6;
-/// Changes of one subject's credentials take turns here, so that a storm on one of them does not end in conflicts.
-const TURNS: usize = 64;
+/// Subjects are spread over so many turns, so that a storm on one of them does not end in conflicts.
+const TURNS: usize = 1_024;
 
 /// Whether what was presented is right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,23 +121,46 @@ pub struct Opened {
 
 /// Memory shared by all calls about credentials.
 pub(crate) struct Credentials {
-    turns: [tokio::sync::Mutex<()>; TURNS],
+    /// Changes of one subject's credentials take turns.
+    turns: Box<[tokio::sync::Mutex<()>]>,
+    /// Checks of one subject's password do, too.
+    checks: Box<[tokio::sync::Mutex<()>]>,
     api_keys: api_key::ApiKeys,
+    /// Where passwords are hashed.
+    pub pool: Argon2Pool,
+    /// Threads of the pool.
+    threads: usize,
+    /// One batch of an import at a time.
+    imports: tokio::sync::Mutex<()>,
+    guesses: guess::Guesses,
 }
 
 impl Credentials {
-    /// `cache`: how much is remembered about API keys.
-    pub fn new(cache: AccessCacheOptions, clock: Arc<dyn Clock>) -> Self {
-        Credentials {
-            turns: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
+    /// Starts the threads that hash passwords. `cache`: how much is remembered about API keys.
+    pub fn new(passwords: Argon2Options, cache: AccessCacheOptions, clock: Arc<dyn Clock>) -> Result<Self, VaultError> {
+        let turns = || (0..TURNS).map(|_| tokio::sync::Mutex::new(())).collect();
+        let threads = passwords.threads.max(1);
+        let pool = Argon2Pool::start("password", passwords, clock.clone());
+        Ok(Credentials {
+            turns: turns(),
+            checks: turns(),
             api_keys: api_key::ApiKeys::new(cache, clock),
-        }
+            pool: pool.map_err(|error| VaultError::NoThreads(Arc::new(error)))?,
+            threads,
+            imports: tokio::sync::Mutex::new(()),
+            guesses: guess::Guesses::default(),
+        })
     }
 }
 
 /// The index row by which a presented text finds its subject: `mark` is a random id of 16 bytes that the text carries.
 pub fn find_mark(tenant: TenantNo, field: FieldNo, mark: TermTag, uid: SubjectUid) -> TermRow {
     TermRow { tenant, field, version: SecretVersion(0), tag: mark, uid }
+}
+
+/// What removes the counted tries of a subject that is erased.
+pub(crate) fn forget_tries(tenant: TenantNo, uid: SubjectUid) -> Mutation {
+    guess::forget(tenant, uid)
 }
 
 impl Vault {
@@ -262,7 +291,7 @@ impl Vault {
         request: Option<&Request>,
         mut decide: impl FnMut(&SubjectSnapshot, Option<&[u8]>, &mut Draft) -> Result<(Edit, T), VaultError>,
     ) -> Result<T, VaultError> {
-        let _turn = self.credentials.turns[uid.0 as usize % TURNS].lock().await;
+        let _turn = self.credentials.turns[uid.0.rem_euclid(TURNS as i64) as usize].lock().await;
         for _ in 0..ATTEMPTS {
             let snapshot = self.store.subject_by_uid(uid).await?.ok_or(VaultError::SubjectErased)?;
             let mut draft = Draft { change: ChangeSet::default(), entry: call.record(action, Outcome::Ok) };

@@ -1,0 +1,190 @@
+//! Rotating the pepper of passwords. New hashes are made under version + 1 from the switch on, and a hash under the old
+//! version is made anew at its subject's next good login. Who never logs in cannot be hashed anew: how many are left is
+//! counted, and the old version's slot is dropped when none is, or at the operator's deadline. What is left then cannot
+//! be checked by anybody any more, and must be set anew.
+
+use serde::{Deserialize, Serialize};
+
+use crate::audit::{Action, Outcome};
+use crate::clock::{DAY_MS, Timestamp};
+use crate::ids::*;
+use crate::keyring::{SecretKind, SwapError, SwapOp, secret_slot};
+use crate::storage::*;
+use crate::vault::Vault;
+use crate::vault::call::Call;
+use crate::vault::error::VaultError;
+use crate::vault::expiry::Progress;
+use crate::vault::operation::{Operation, OperationKind, OperationStatus, put_operation};
+use crate::vault::tenant::TenantSettings;
+use crate::vault::to_json;
+
+const PEPPER: &[u8] = b"pepper-rotation";
+/// Calls that began before the switch have ended after so long: only then is the old pepper dropped.
+const SETTLED_MS: i64 = 600_000;
+
+/// How far a rotation is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Peppering {
+    operation: ObjectId,
+    /// When hashes of the new version began, by the machine's clock.
+    since: Timestamp,
+    /// When what is left must be set anew, by the tenant's clock; `None`: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    deadline: Option<Timestamp>,
+    /// When the left ones were last counted, by the machine's clock.
+    counted: Timestamp,
+}
+
+impl Vault {
+    /// Begins the rotation of the tenant's password pepper; the operation that a job finishes. One that runs is answered,
+    /// with the new deadline.
+    ///
+    /// # Errors
+    /// `Invalid` when the deadline is not in the future.
+    pub async fn rotate_pepper(&self, call: &Call, deadline: Option<Timestamp>) -> Result<Operation, VaultError> {
+        self.may_rotate(call)?;
+        self.credential_rules(call)?;
+        if deadline.is_some_and(|end| end <= call.now) {
+            return Err(VaultError::invalid("reset_time", "must be in the future"));
+        }
+        let tenant = call.tenant.no;
+        let mut change = ChangeSet::default();
+        let known = self.peppering(tenant).await?;
+        let (state, former, operation) = match known {
+            Some((state, at)) => {
+                let operation = self.operation(tenant, state.operation).await?.0;
+                (Peppering { deadline: deadline.or(state.deadline), ..state }, at, operation)
+            }
+            None => {
+                let operation = Operation::new(call, OperationKind::RotatePepper, OperationStatus::Running);
+                put_operation(tenant, &operation, None, &mut change);
+                let (operation_id, since) = (operation.id, call.wall);
+                (Peppering { operation: operation_id, since, deadline, counted: since }, Revision(0), operation)
+            }
+        };
+        put_state(tenant, &state, former, &mut change);
+        self.store.commit(change).await?;
+        if self.tenant(tenant)?.settings.pepper_retiring.is_none() {
+            let record = call.record(Action::RotateKeys, Outcome::Ok);
+            self.edit_settings(tenant, None, record, |settings: &mut TenantSettings| {
+                if settings.pepper_retiring.is_some() {
+                    return Err(VaultError::Conflict);
+                }
+                settings.pepper_retiring = Some(settings.pepper);
+                settings.pepper = SecretVersion(settings.pepper.0.checked_add(1).ok_or(VaultError::DataLoss)?);
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(operation)
+    }
+
+    async fn peppering(&self, tenant: TenantNo) -> Result<Option<(Peppering, Revision)>, VaultError> {
+        let row = self.store.object(tenant, ObjectKind::Setting, PEPPER.to_vec()).await?;
+        let read = |row: ObjectRow| serde_json::from_slice(&row.body).map(|state| (state, row.revision));
+        row.map(read).transpose().map_err(|_| VaultError::DataLoss)
+    }
+
+    /// The pepper that is being retired and how many passwords are left under it. Scans.
+    pub(crate) async fn pepper_left(&self, call: &Call) -> Result<Option<(SecretVersion, u64)>, VaultError> {
+        let Some(version) = call.tenant.settings.pepper_retiring else { return Ok(None) };
+        if call.tenant.policy()?.credentials().is_none() {
+            return Ok(Some((version, 0)));
+        }
+        Ok(Some((version, self.count_credentials(call).await?.retiring)))
+    }
+
+    /// Looks after credentials: old rows of guessing go, and a rotation of the pepper ends when its time has come. What is
+    /// left is counted once a day.
+    pub async fn keep_credentials(&self, call: &Call, limit: u64) -> Result<Progress, VaultError> {
+        let mut progress = Progress { done: self.prune_guesses(call, limit).await?, more: false };
+        let tenant = call.tenant.no;
+        let Some(old) = call.tenant.settings.pepper_retiring else { return Ok(progress) };
+        let (mut state, revision) = self.peppering(tenant).await?.ok_or(VaultError::DataLoss)?;
+        if call.wall < state.since.plus_ms(SETTLED_MS) {
+            return Ok(progress);
+        }
+        let over = state.deadline.is_some_and(|end| end <= call.now);
+        let counted_lately = call.wall < state.counted.plus_ms(DAY_MS) && state.counted != state.since;
+        if !over && counted_lately {
+            return Ok(progress);
+        }
+        let left = self.pepper_left(call).await?.map_or(0, |(_, left)| left);
+        if left == 0 || over {
+            self.drop_pepper(call, old, &state, revision, left).await?;
+            progress.done += 1;
+            return Ok(progress);
+        }
+        state.counted = call.wall;
+        let (former, at) = self.operation(tenant, state.operation).await?;
+        let next = Operation { total: left, updated: call.now, ..former.clone() };
+        let mut change = ChangeSet::default();
+        put_state(tenant, &state, revision, &mut change);
+        put_operation(tenant, &next, Some((&former, at)), &mut change);
+        self.store.commit(change).await?;
+        Ok(progress)
+    }
+
+    /// The last step: the old pepper's slot is dropped.
+    async fn drop_pepper(
+        &self,
+        call: &Call,
+        old: SecretVersion,
+        state: &Peppering,
+        revision: Revision,
+        left: u64,
+    ) -> Result<(), VaultError> {
+        let tenant = call.tenant.no;
+        for _ in 0..6 {
+            let rows = self.store.tenants().await?;
+            let row = rows.into_iter().find(|row| row.no == tenant).ok_or(VaultError::NotFound)?;
+            let mut settings: TenantSettings = serde_json::from_slice(&row.body).map_err(|_| VaultError::DataLoss)?;
+            if settings.pepper_retiring != Some(old) {
+                return Err(VaultError::Conflict);
+            }
+            settings.pepper_retiring = None;
+            let (former, at) = self.operation(tenant, state.operation).await?;
+            let next = Operation {
+                status: OperationStatus::Done,
+                total: left,
+                updated: call.now,
+                generation: Some(Generation(row.generation.0 + 1)),
+                ..former.clone()
+            };
+            let mut change = ChangeSet::default();
+            change.require(Precondition::TenantSettingsAt { tenant, revision: row.revision });
+            let (body, next_revision) = (to_json(&settings), Revision(row.revision.0 + 1));
+            change.change(Mutation::SetTenantSettings { tenant, body, revision: next_revision });
+            put_operation(tenant, &next, Some((&former, at)), &mut change);
+            let (kind, key) = (ObjectKind::Setting, PEPPER.to_vec());
+            change.require(Precondition::ObjectAt { tenant, kind, key: key.clone(), revision });
+            change.change(Mutation::DeleteObject { tenant, kind, key });
+            let mut entry = call.record(Action::RotateKeys, Outcome::Ok);
+            entry.operation = Some(next.id);
+            change.note(tenant, entry.to_bytes());
+            let slots = vec![secret_slot(SecretKind::PasswordPepper, old)];
+            match self.keyring.swap(tenant, SwapOp { slots, change, ledger: Vec::new() }).await {
+                Ok(_) => {
+                    self.reload_tenant(tenant).await?;
+                    return Ok(());
+                }
+                Err(SwapError::Conflict(_)) => {}
+                Err(error @ SwapError::Unfinished { .. }) => {
+                    self.reload_tenant(tenant).await?;
+                    return Err(error.into());
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(VaultError::Conflict)
+    }
+}
+
+/// Stores how far a rotation is in place of the state of that revision.
+fn put_state(tenant: TenantNo, state: &Peppering, former: Revision, change: &mut ChangeSet) {
+    let (kind, key) = (ObjectKind::Setting, PEPPER.to_vec());
+    change.require(Precondition::ObjectAt { tenant, kind, key: key.clone(), revision: former });
+    let revision = Revision(former.0 + 1);
+    change.change(Mutation::PutObject(ObjectRow { tenant, kind, key, revision, body: to_json(state) }));
+}
