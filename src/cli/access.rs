@@ -233,7 +233,7 @@ pub async fn access_key(s: &Session, yes: bool, command: AccessKey) -> Result<()
 
 /// The text of a key goes to a file, or alone to standard output so that `> FILE` keeps just that. In JSON it is part of
 /// the answer, unless it went to a file.
-fn hand_out(
+pub(super) fn hand_out(
     s: &Session,
     text: &str,
     output: Option<PathBuf>,

@@ -244,6 +244,13 @@ wire_enum!(
     /// active, suspended, ...
     tenant_state, pb::TenantState, "TENANT_STATE");
 
+wire_enum!(
+    /// active, revoked, expired
+    api_key_state, pb::ApiKeyState, "API_KEY_STATE");
+wire_enum!(
+    /// digits, letters
+    code_alphabet, pb::CodeAlphabet, "CODE_ALPHABET");
+
 #[cfg(test)]
 mod tests {
     use super::*;

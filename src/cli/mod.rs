@@ -5,11 +5,13 @@
 //! `args`, `values`, then a file for each family of commands.
 
 mod access;
+mod api_key;
 mod args;
 mod audit;
 mod backup;
 mod batch;
 mod bench;
+mod code;
 mod constants;
 mod drill;
 mod erase;
@@ -23,6 +25,7 @@ mod keeper;
 mod names;
 mod ops;
 mod output;
+mod password;
 pub mod people;
 mod profile;
 mod profiles;
@@ -137,6 +140,15 @@ enum Command {
     /// Legal holds
     #[command(subcommand)]
     Hold(hold::Hold),
+    /// API keys of the tenant's own users
+    #[command(subcommand)]
+    ApiKey(Box<api_key::ApiKey>),
+    /// One-time codes, recovery codes and TOTP of the tenant's own users
+    #[command(subcommand)]
+    Code(Box<code::Code>),
+    /// Passwords of the tenant's own users
+    #[command(subcommand)]
+    Password(Box<password::Password>),
     /// Signed receipts of erasures
     #[command(subcommand)]
     Receipt(receipt::Receipt),
@@ -218,6 +230,10 @@ fn run(cli: Cli, last: Arc<Mutex<LastIds>>) -> Result<(), CliError> {
         Command::Backup(backup::Backup::Verify(args)) => return backup::verify(out, args),
         Command::Keeper(keeper::Keeper::Add(args)) => return on_this_machine(keeper::add(out, args)),
         Command::Bench(bench) => return bench.run(out),
+        Command::Password(command) => match *command {
+            password::Password::Calibrate(args) => return password::calibrate(out, args),
+            command => Command::Password(Box::new(command)),
+        },
         Command::ExitCodes => return exit_codes(out),
         command => command,
     };
@@ -255,6 +271,9 @@ async fn call(s: &Session, yes: bool, command: Command) -> Result<(), CliError> 
         Command::Group(c) => subjects::group(s, c).await,
         Command::Erase(c) => erase::erase(s, yes, *c).await,
         Command::Hold(c) => hold::hold(s, yes, c).await,
+        Command::Password(c) => password::password(s, yes, *c).await,
+        Command::ApiKey(c) => api_key::api_key(s, yes, *c).await,
+        Command::Code(c) => code::code(s, yes, *c).await,
         Command::Receipt(c) => receipt::receipt(s, c).await,
         Command::Audit(c) => audit::audit(s, c).await,
         Command::Ops(c) => ops::ops(s, c).await,

@@ -10,6 +10,7 @@ use crate::grpc::pb;
 use crate::grpc::pb::access_service_client::AccessServiceClient;
 use crate::grpc::pb::audit_service_client::AuditServiceClient;
 use crate::grpc::pb::backup_service_client::BackupServiceClient;
+use crate::grpc::pb::credential_service_client::CredentialServiceClient;
 use crate::grpc::pb::erasure_service_client::ErasureServiceClient;
 use crate::grpc::pb::keeper_service_client::KeeperServiceClient;
 use crate::grpc::pb::key_service_client::KeyServiceClient;
@@ -129,6 +130,7 @@ impl Session {
         keys: KeyServiceClient,
         backups: BackupServiceClient,
         keepers: KeeperServiceClient,
+        credentials: CredentialServiceClient,
     }
 
     /// `--tenant`, for requests of operator keys.

@@ -1,0 +1,502 @@
+//! `password`: passwords of the tenant's own users. They come from standard input or the terminal, never from arguments.
+
+use crate::cli::args::{ContextArgs, KeyArgs, WriteArgs};
+use crate::cli::error::{CliError, code_name, right};
+use crate::cli::input;
+use crate::cli::names::Names;
+use crate::cli::output::{Col, Output, note};
+use crate::cli::session::Session;
+use crate::cli::values::wire;
+use crate::clock::{Clock, SystemClock};
+use crate::crypto::password::{Argon2Cost, Argon2Memory};
+use crate::grpc::pb;
+use clap::{Args, Subcommand, ValueEnum};
+use serde::Deserialize;
+use serde_json::json;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tonic::Code;
+use tonic_types::StatusExt as _;
+
+/// Rows of one call.
+const ROWS: usize = 1_000;
+/// How often a call that was turned away for now is repeated.
+const RETRIES: usize = 60;
+
+const VERDICT: &[Col] =
+    &[Col("VERDICT", "verdict"), Col("WHY", "detail"), Col("MUST CHANGE", "must_change"), Col("WAIT", "retry_after_s")];
+
+/// `password`
+#[derive(Debug, Subcommand)]
+pub enum Password {
+    /// Set a password without the old one; it is the first line of standard input
+    #[command(after_help = "Example:
+  pii-vault password set u-17 < password.txt")]
+    Set {
+        #[command(flatten)]
+        key: KeyArgs,
+        /// The next good check says that it must be changed
+        #[arg(long)]
+        must_change: bool,
+        #[command(flatten)]
+        context: ContextArgs,
+        #[command(flatten)]
+        write: WriteArgs,
+    },
+    /// Check a password, the first line of standard input
+    #[command(after_help = "Exit code 0 when it is right, 4 when it is not.
+
+Example:
+  pii-vault password verify u-17 --source 192.0.2.7 < password.txt")]
+    Verify {
+        #[command(flatten)]
+        key: KeyArgs,
+        /// Where the user is; tries are counted by it
+        #[arg(long, default_value = "")]
+        source: String,
+        #[command(flatten)]
+        context: ContextArgs,
+    },
+    /// Change a password: the old one is the first line of standard input, the new one the second
+    #[command(after_help = "Exit code 0 when it was changed, 4 when the old one is not right.
+
+Example:
+  pii-vault password change u-17 < both.txt")]
+    Change {
+        #[command(flatten)]
+        key: KeyArgs,
+        /// Where the user is; tries are counted by it
+        #[arg(long, default_value = "")]
+        source: String,
+        #[command(flatten)]
+        context: ContextArgs,
+    },
+    /// Remove a password; there is none then
+    #[command(after_help = "Example:
+  pii-vault password remove u-17 --yes")]
+    Remove {
+        #[command(flatten)]
+        key: KeyArgs,
+        #[command(flatten)]
+        context: ContextArgs,
+        #[command(flatten)]
+        write: WriteArgs,
+    },
+    /// Forget the wrong tries of a subject
+    #[command(after_help = "Example:
+  pii-vault password unlock u-17")]
+    Unlock {
+        #[command(flatten)]
+        key: KeyArgs,
+        #[command(flatten)]
+        context: ContextArgs,
+    },
+    /// Take over the password hashes of another system
+    #[command(after_help = "CSV with a heading line `subject,hash` and perhaps `must_change`, or JSON Lines
+{\"subject\": \"u-17\", \"hash\": \"$2b$12$...\", \"must_change\": false}. docs/CREDENTIALS.md lists the hashes.
+A row whose subject has a password already is kept, so an import that was stopped is just started again;
+--skip saves reading what is done. Exit code 8 when rows were refused; each is told with its number.
+
+Examples:
+  pii-vault password import --file users.csv --create-subjects
+  mysql -e 'select ...' | pii-vault password import --format csv")]
+    Import(Import),
+    /// Take over one hash of another system; it is the first line of standard input
+    #[command(after_help = "Example:
+  pii-vault password import-one u-17 < hash.txt")]
+    ImportOne {
+        #[command(flatten)]
+        key: KeyArgs,
+        /// The next good check says that it must be changed
+        #[arg(long)]
+        must_change: bool,
+        /// Put it in the place of a password that is there
+        #[arg(long)]
+        replace: bool,
+        #[command(flatten)]
+        context: ContextArgs,
+        #[command(flatten)]
+        write: WriteArgs,
+    },
+    /// How many credentials are kept in which way, counted now
+    #[command(after_help = "Example:
+  pii-vault password report --json")]
+    Report,
+    /// Propose parameters of Argon2id for this machine and a time
+    #[command(after_help = "Needs no server: run it where the server runs, while nothing else does.
+
+Example:
+  pii-vault password calibrate --target 250ms")]
+    Calibrate(Calibrate),
+}
+
+/// `password import`
+#[derive(Debug, Args)]
+pub struct Import {
+    /// File to read [default: standard input]
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Form of the input [default: by the file's name, else JSON Lines]
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    /// Rows to pass over: what an import that was stopped said
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    skip: usize,
+    /// Put the hashes in the place of passwords that are there
+    #[arg(long)]
+    replace: bool,
+    /// Make subjects that are not there
+    #[arg(long)]
+    create_subjects: bool,
+    /// Check everything, change nothing
+    #[arg(long, visible_alias = "dry-run")]
+    validate_only: bool,
+}
+
+/// Form of an import.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Csv,
+    Jsonl,
+}
+
+/// `password calibrate`
+#[derive(Debug, Args)]
+pub struct Calibrate {
+    /// Time that one hash shall take, such as 250ms
+    #[arg(long, value_name = "TIME", default_value = "250ms", value_parser = milliseconds)]
+    target: Duration,
+    /// Most memory of one hash, MiB; times the threads it is held all the time
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(19..=4_096))]
+    max_memory: u32,
+}
+
+fn milliseconds(text: &str) -> Result<Duration, String> {
+    let number = text.strip_suffix("ms").unwrap_or(text);
+    match number.parse::<u64>() {
+        Ok(n @ 10..=10_000) => Ok(Duration::from_millis(n)),
+        _ => Err("from 10ms to 10000ms".into()),
+    }
+}
+
+/// `password`
+pub async fn password(s: &Session, yes: bool, command: Password) -> Result<(), CliError> {
+    match command {
+        Password::Set { key, must_change, context, write } => {
+            let (key, context) = (key.key(s).await?, context.context(s).await?);
+            let password = input::line("password")?.as_bytes().to_vec().into();
+            let request = pb::SetPasswordRequest {
+                key: Some(key),
+                password,
+                context,
+                must_change,
+                request_id: write.id(s),
+                validate_only: write.validate_only,
+            };
+            let answer = s.credentials().set_password(request).await?.into_inner();
+            s.out.record(&answer, &[Col("SET", "commit_time")], &Names::default())
+        }
+        Password::Verify { key, source, context } => {
+            let (key, context) = (key.key(s).await?, context.context(s).await?);
+            let password = input::line("password")?.as_bytes().to_vec().into();
+            let source = source.into_bytes().into();
+            let request = pb::VerifyPasswordRequest { key: Some(key), password, source, context };
+            let answer = s.credentials().verify_password(request).await?.into_inner();
+            s.out.record(&answer, VERDICT, &Names::default())?;
+            right(answer.verdict)
+        }
+        Password::Change { key, source, context } => {
+            let (key, context) = (key.key(s).await?, context.context(s).await?);
+            let password = input::line("old password")?.as_bytes().to_vec().into();
+            let new_password = input::line("new password")?.as_bytes().to_vec().into();
+            let source = source.into_bytes().into();
+            let request = pb::ChangePasswordRequest { key: Some(key), password, new_password, source, context };
+            let answer = s.credentials().change_password(request).await?.into_inner();
+            let cols = [VERDICT[0], VERDICT[1], VERDICT[3], Col("SET", "commit_time")];
+            s.out.record(&answer, &cols, &Names::default())?;
+            right(answer.verdict)
+        }
+        Password::Remove { key, context, write } => {
+            input::confirm(yes || write.validate_only, "This removes a password; it can only be set anew")?;
+            let (key, context) = (Some(key.key(s).await?), context.context(s).await?);
+            let request = pb::RemovePasswordRequest { key, context, request_id: write.id(s) };
+            let answer = s.credentials().remove_password(request).await?.into_inner();
+            s.out.record(&answer, &[Col("REMOVED", "removed")], &Names::default())
+        }
+        Password::Unlock { key, context } => {
+            let (key, context) = (Some(key.key(s).await?), context.context(s).await?);
+            let answer =
+                s.credentials().unlock_password(pb::UnlockPasswordRequest { key, context }).await?.into_inner();
+            s.out.record(&answer, &[Col("WAS LOCKED", "unlocked")], &Names::default())
+        }
+        Password::Import(a) => import(s, a).await,
+        Password::ImportOne { key, must_change, replace, context, write } => {
+            let (key, context) = (Some(key.key(s).await?), context.context(s).await?);
+            let request = pb::ImportPasswordRequest {
+                key,
+                hash: input::line("hash")?.to_string(),
+                context,
+                must_change,
+                replace,
+                request_id: write.id(s),
+                validate_only: write.validate_only,
+            };
+            let answer = s.credentials().import_password(request).await?.into_inner();
+            let cols = [Col("IMPORTED", "imported"), Col("ALGORITHM", "algorithm")];
+            s.out.record(&answer, &cols, &Names::default())
+        }
+        Password::Report => {
+            let answer =
+                s.patient().credentials().report_credentials(pb::ReportCredentialsRequest {}).await?.into_inner();
+            if s.out.json {
+                return s.out.document(&wire(&answer));
+            }
+            let row = |count: &pb::CredentialCount| {
+                let count = count.clone();
+                vec![count.kind, count.algorithm, count.parameters, count.count.to_string()]
+            };
+            s.out.rows(&["KIND", "ALGORITHM", "PARAMETERS", "COUNT"], answer.counts.iter().map(row).collect())?;
+            let (all, old, reset) = (answer.password_count, answer.outdated_count, answer.must_reset_count);
+            s.out.line(&format!("{all} passwords; {old} are hashed anew at their next login, {reset} must be set anew"))
+        }
+        // Needs no server and was done before.
+        Password::Calibrate(_) => Ok(()),
+    }
+}
+
+/// A row of an import; `must_change` may be left out.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Row {
+    subject: String,
+    hash: String,
+    #[serde(default)]
+    must_change: Option<bool>,
+}
+
+/// Rows of the input with their numbers, from 1; what is wrong with one is told without showing it.
+fn rows(input: impl Read + 'static, format: Format) -> Box<dyn Iterator<Item = Result<(usize, Row), CliError>>> {
+    let wrong = |number: usize| CliError::Usage(format!("row {number}: needs subject, hash and perhaps must_change"));
+    match format {
+        Format::Csv => {
+            let reader = csv::ReaderBuilder::new().trim(csv::Trim::Headers).from_reader(input);
+            let rows = reader.into_deserialize::<Row>().enumerate();
+            Box::new(rows.map(move |(i, row)| row.map(|row| (i + 1, row)).map_err(|_| wrong(i + 1))))
+        }
+        Format::Jsonl => {
+            let lines = BufReader::new(input).lines().filter(|l| !l.as_ref().is_ok_and(|l| l.trim().is_empty()));
+            Box::new(lines.enumerate().map(move |(i, line)| {
+                let line = zeroize::Zeroizing::new(line.map_err(CliError::io("the rows"))?);
+                serde_json::from_str(&line).map(|row| (i + 1, row)).map_err(|_| wrong(i + 1))
+            }))
+        }
+    }
+}
+
+/// What an import did so far.
+#[derive(Default)]
+struct Count {
+    done: usize,
+    imported: u64,
+    kept: u64,
+    failed: usize,
+}
+
+async fn import(s: &Session, a: Import) -> Result<(), CliError> {
+    let by_name = |path: &Path| match path.extension().and_then(|e| e.to_str()) {
+        Some("csv") => Format::Csv,
+        _ => Format::Jsonl,
+    };
+    let format = a.format.or_else(|| a.file.as_deref().map(by_name)).unwrap_or(Format::Jsonl);
+    let input: Box<dyn Read> = match &a.file {
+        Some(path) => Box::new(File::open(path).map_err(CliError::io(path.display().to_string()))?),
+        None => Box::new(io::stdin()),
+    };
+    let bar = s.out.progress(0, "imported");
+    let mut count = Count { done: a.skip, ..Count::default() };
+    let mut batch: Vec<(usize, pb::PasswordImport)> = Vec::new();
+    let mut failed = None;
+    for row in rows(input, format).skip(a.skip) {
+        let (number, row) = match row {
+            Ok(row) => row,
+            Err(error) => {
+                failed = Some(error);
+                break;
+            }
+        };
+        let must_change = row.must_change.unwrap_or(false);
+        batch.push((number, pb::PasswordImport { subject: row.subject, hash: row.hash, must_change }));
+        if batch.len() == ROWS
+            && let Err(error) = send(s, &a, &mut batch, &mut count, &bar).await
+        {
+            failed = Some(error);
+            break;
+        }
+    }
+    if failed.is_none() {
+        failed = send(s, &a, &mut batch, &mut count, &bar).await.err();
+    }
+    bar.finish_and_clear();
+    if let Some(error) = failed {
+        note(&format!("{} rows are dealt with; go on with --skip {}", count.done, count.done));
+        return Err(error);
+    }
+    let total = count.imported + count.kept + count.failed as u64;
+    match s.out.json {
+        true => s.out.json_line(&json!({
+            "rows": total, "imported": count.imported, "kept": count.kept, "failed": count.failed
+        }))?,
+        false => s.out.line(&format!(
+            "{total} rows: {} imported, {} had a password already, {} refused",
+            count.imported, count.kept, count.failed
+        ))?,
+    }
+    match count.failed {
+        0 => Ok(()),
+        failed => Err(CliError::Partly { failed, total: total as usize }),
+    }
+}
+
+/// Sends a batch until the server has dealt with all of it.
+async fn send(
+    s: &Session,
+    a: &Import,
+    batch: &mut Vec<(usize, pb::PasswordImport)>,
+    count: &mut Count,
+    bar: &indicatif::ProgressBar,
+) -> Result<(), CliError> {
+    let mut retries = 0;
+    while !batch.is_empty() {
+        let request = pb::BatchImportPasswordsRequest {
+            rows: batch.iter().map(|(_, row)| row.clone()).collect(),
+            replace: a.replace,
+            create_subjects: a.create_subjects,
+            validate_only: a.validate_only,
+        };
+        let answer = match s.credentials().batch_import_passwords(request).await {
+            Ok(answer) => answer.into_inner(),
+            Err(status)
+                if matches!(status.code(), Code::ResourceExhausted | Code::Unavailable | Code::Aborted)
+                    && retries < RETRIES =>
+            {
+                retries += 1;
+                let asked = status.get_error_details().retry_info().and_then(|info| info.retry_delay);
+                tokio::time::sleep(asked.unwrap_or(Duration::from_millis(500)).min(Duration::from_secs(30))).await;
+                continue;
+            }
+            Err(status) => return Err(status.into()),
+        };
+        let done = (answer.done_count as usize).min(batch.len());
+        if done == 0 {
+            return Err(CliError::Unexpected("the server dealt with no row".into()));
+        }
+        retries = 0;
+        count.imported += u64::from(answer.imported_count);
+        count.kept += u64::from(answer.kept_count);
+        for refused in &answer.errors {
+            count.failed += 1;
+            let error = refused.error.clone().unwrap_or_default();
+            let (number, row) =
+                batch.get(refused.row as usize).ok_or_else(|| CliError::Unexpected("no such row".into()))?;
+            let why: Vec<String> = error.violations.iter().map(|v| format!("{} {}", v.path, v.rule)).collect();
+            match s.out.json {
+                true => s.out.json_line(&json!({
+                    "row": number, "subject": row.subject,
+                    "error": { "code": code_name(Code::from(error.code)), "reason": error.reason, "violations": why }
+                }))?,
+                false => s.out.line(&format!("row {number}: {}: {}", error.reason, why.join("; ")))?,
+            }
+        }
+        batch.drain(..done);
+        count.done += done;
+        bar.set_position(count.done as u64);
+    }
+    Ok(())
+}
+
+/// `password calibrate`: more memory first, up to the limit, and then more passes (RFC 9106, section 4).
+pub fn calibrate(out: Output, a: Calibrate) -> Result<(), CliError> {
+    let clock = SystemClock::new();
+    let limit_kib = a.max_memory << 10;
+    let mut memory = Argon2Memory::new(limit_kib.max(Argon2Cost::DEFAULT.memory_kib));
+    let mut time = |cost: Argon2Cost| -> Result<Duration, CliError> {
+        let mut best = Duration::MAX;
+        // The first run takes the memory; the least of the others is what an idle machine needs.
+        for round in 0..4 {
+            let from = clock.monotonic();
+            memory.hash(cost, &[0; 32]).map_err(|e| CliError::Unexpected(e.to_string()))?;
+            let took = clock.monotonic().saturating_sub(from);
+            best = if round == 0 { best } else { best.min(took) };
+        }
+        Ok(best)
+    };
+    let mut cost = Argon2Cost::DEFAULT;
+    let mut took = time(cost)?;
+    let default_took = took;
+    while took < a.target {
+        let factor = a.target.as_secs_f64() / took.as_secs_f64().max(1e-6);
+        let next = if cost.memory_kib < limit_kib {
+            let wanted = (f64::from(cost.memory_kib) * factor) as u32 / 1_024 * 1_024;
+            Argon2Cost { memory_kib: wanted.clamp(cost.memory_kib, limit_kib), ..cost }
+        } else {
+            Argon2Cost { passes: ((f64::from(cost.passes) * factor) as u32).clamp(cost.passes, 16), ..cost }
+        };
+        if next == cost {
+            break;
+        }
+        let next_took = time(next)?;
+        // One tenth over the target is the target.
+        if next_took > a.target.mul_f64(1.1) {
+            break;
+        }
+        (cost, took) = (next, next_took);
+    }
+    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let per_second = 1.0 / took.as_secs_f64().max(1e-6);
+    if out.json {
+        return out.document(&json!({
+            "memory_kib": cost.memory_kib, "iterations": cost.passes, "parallelism": cost.lanes,
+            "milliseconds": took.as_secs_f64() * 1e3, "per_second_and_thread": per_second,
+            "default_milliseconds": default_took.as_secs_f64() * 1e3, "cores": cores,
+        }));
+    }
+    out.line(&format!(
+        "[passwords]\nmemory_kib = {}\niterations = {}\nparallelism = {}",
+        cost.memory_kib, cost.passes, cost.lanes
+    ))?;
+    note(&format!(
+        "{:.0} ms a hash, {per_second:.1} a second and thread; the default takes {:.0} ms",
+        took.as_secs_f64() * 1e3,
+        default_took.as_secs_f64() * 1e3
+    ));
+    if default_took > a.target {
+        note("the least that is allowed takes longer than the target here");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_come_as_csv_and_as_json_lines_and_a_bad_one_is_named_by_its_number() {
+        let csv = "subject,hash,must_change\nu-1,\"$argon2id$v=19$m=256,t=3,p=1$a$b\",true\nu-2,$2b$x,\n";
+        let all: Vec<_> = rows(csv.as_bytes(), Format::Csv).collect::<Result<_, _>>().ok().unwrap();
+        assert_eq!((all[0].0, all[0].1.must_change), (1, Some(true)));
+        assert_eq!((all[1].0, all[1].1.subject.as_str(), all[1].1.must_change), (2, "u-2", None));
+        let jsonl = "{\"subject\":\"u-1\",\"hash\":\"h\"}\n\n{\"subject\":\"u-2\",\"hash\":\"canary\",\"x\":1}\n";
+        let all: Vec<_> = rows(jsonl.as_bytes(), Format::Jsonl).collect();
+        assert!(all[0].is_ok());
+        let error = all[1].as_ref().err().unwrap().to_string();
+        assert!(error.contains("row 2") && !error.contains("canary"), "{error}");
+    }
+
+    #[test]
+    fn targets_are_milliseconds() {
+        assert_eq!(milliseconds("250ms"), Ok(Duration::from_millis(250)));
+        assert!(milliseconds("0ms").is_err() && milliseconds("1s").is_err() && milliseconds("x").is_err());
+    }
+}
