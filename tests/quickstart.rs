@@ -111,6 +111,17 @@ fn first_programs_in_python_and_rust_run_against_quickstart() {
     assert!(first.status.success(), "{}", told(&first));
     assert!(told(&first).contains("a read now says Some(NotFound)"), "{}", told(&first));
 
+    // The worked login, in both languages.
+    let python = std::env::var("PII_VAULT_TEST_PYTHON").expect("it was there above");
+    let login =
+        Command::new(python).arg(root.join("examples/python/login.py")).arg(&server).args(&files).output().unwrap();
+    assert!(login.status.success(), "{}", told(&login));
+    assert!(told(&login).contains("erased: password and API key say VERDICT_NO"), "{}", told(&login));
+    let example = Path::new(env!("CARGO_BIN_EXE_pii-vault")).parent().unwrap().join("examples/login");
+    let login = Command::new(&example).arg(format!("https://{server}")).args(&files).output().unwrap();
+    assert!(login.status.success(), "{}", told(&login));
+    assert!(told(&login).contains("erased: password and API key say NO"), "{}", told(&login));
+
     let stopped = Command::new("kill").args(["-INT", &running.0.id().to_string()]).status().unwrap();
     assert!(stopped.success());
     assert!(running.0.wait().unwrap().success(), "quickstart ends well when it is told to");
