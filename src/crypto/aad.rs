@@ -52,11 +52,12 @@ pub struct Place {
 impl Aad {
     /// Starts a context: magic, format, kind, vault, tenant.
     pub fn new(kind: Kind, vault: VaultId, tenant: TenantNo) -> Self {
-        Aad { bytes: [0; CAPACITY], len: 0 }
-            .part(MAGIC)
-            .part(&[FORMAT, kind as u8])
-            .part(&vault.0)
-            .part(&tenant.0.to_be_bytes())
+        let mut aad = Aad { bytes: [0; CAPACITY], len: 0 };
+        aad.add(MAGIC);
+        aad.add(&[FORMAT, kind as u8]);
+        aad.add(&vault.0);
+        aad.add(&tenant.0.to_be_bytes());
+        aad
     }
 
     /// Appends one part, at most 100 bytes.
@@ -64,11 +65,18 @@ impl Aad {
     /// # Panics
     /// When the whole context passes 192 bytes; every caller's parts have a fixed, smaller size.
     pub fn part(mut self, bytes: &[u8]) -> Self {
-        assert!(bytes.len() <= 100, "a part of an AAD has a small fixed size");
-        self.bytes[self.len] = bytes.len() as u8;
-        self.bytes[self.len + 1..self.len + 1 + bytes.len()].copy_from_slice(bytes);
-        self.len += 1 + bytes.len();
+        self.add(bytes);
         self
+    }
+
+    /// [`Aad::part`] in place: a value's context has eleven parts, and handing it on eleven times showed in profiles.
+    #[inline]
+    fn add(&mut self, bytes: &[u8]) {
+        assert!(bytes.len() <= 100, "a part of an AAD has a small fixed size");
+        let end = self.len + 1 + bytes.len();
+        self.bytes[self.len] = bytes.len() as u8;
+        self.bytes[self.len + 1..end].copy_from_slice(bytes);
+        self.len = end;
     }
 
     /// A field's value, an item's (by its number), or a credential's (by the field's).
@@ -78,14 +86,15 @@ impl Aad {
             0 => Kind::Field,
             _ => Kind::Item,
         };
-        Aad::new(kind, place.vault, place.tenant)
-            .part(&place.uid.0.to_be_bytes())
-            .part(&[place.class.0])
-            .part(&place.field.0.to_be_bytes())
-            .part(&place.item.to_be_bytes())
-            .part(&place.dek.0)
-            .part(&place.bucket.0.to_be_bytes())
-            .part(&place.revision.0.to_be_bytes())
+        let mut aad = Aad::new(kind, place.vault, place.tenant);
+        aad.add(&place.uid.0.to_be_bytes());
+        aad.add(&[place.class.0]);
+        aad.add(&place.field.0.to_be_bytes());
+        aad.add(&place.item.to_be_bytes());
+        aad.add(&place.dek.0);
+        aad.add(&place.bucket.0.to_be_bytes());
+        aad.add(&place.revision.0.to_be_bytes());
+        aad
     }
 
     /// A node of a key tree.

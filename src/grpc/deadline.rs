@@ -68,11 +68,14 @@ impl RequestId {
         RequestId(id.into_bytes())
     }
 
-    /// For the answer's metadata.
+    /// For the answer's metadata. Never the same twice, so it stays out of the connection's table of headers, which it
+    /// would only fill.
     pub fn header_value(self) -> http::HeaderValue {
         let mut text = uuid::Uuid::encode_buffer();
         let text = uuid::Uuid::from_bytes(self.0).hyphenated().encode_lower(&mut text);
-        http::HeaderValue::from_str(text).expect("hex digits and hyphens are visible ASCII")
+        let mut value = http::HeaderValue::from_str(text).expect("hex digits and hyphens are visible ASCII");
+        value.set_sensitive(true);
+        value
     }
 }
 
