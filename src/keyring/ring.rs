@@ -193,10 +193,14 @@ pub struct Keyring {
     pub(super) nodes: NodeCache,
     pub(super) classes: ClassCache,
     tenants: RwLock<HashMap<TenantNo, Arc<TenantKeys>>>,
+    /// Turns at opening leaves, by the leaf's number.
+    opening: [tokio::sync::Mutex<()>; TURNS],
     signing: Arc<Signing>,
     public_keys: Vec<[u8; 32]>,
 }
 
+/// Leaves that are opened beside one another.
+const TURNS: usize = 32;
 /// How often a snapshot is taken anew while swaps go on beside it.
 const MOST_SNAPSHOTS: usize = 100;
 
@@ -249,6 +253,7 @@ impl Keyring {
             nodes: NodeCache::new(options.node_bytes),
             classes: ClassCache::new(options.class_keys),
             tenants: RwLock::new(HashMap::new()),
+            opening: Default::default(),
             store,
             keeper,
             kek,
@@ -422,7 +427,7 @@ impl Keyring {
             if let Some(refs) = slots.iter().map(|slot| self.key_ref(tenant, *slot)).collect() {
                 return Ok(refs);
             }
-            if let Err(error) = self.open_nodes(&keys, wanted.clone(), Keep::InCache, false).await {
+            if let Err(error) = self.open_leaves(&keys, &wanted).await {
                 self.release(tenant, &slots);
                 return Err(error);
             }
@@ -563,10 +568,7 @@ impl Keyring {
         let keys = self.tenant(tenant)?;
         keys.check_ready()?;
         let of = |refs: &[KeyRef]| refs.iter().map(|key| tree::leaf_of(key.slot)).collect::<BTreeSet<Ordinal>>();
-        let missing: BTreeSet<Ordinal> = of(refs).into_iter().filter(|leaf| !self.nodes.has(tenant, *leaf)).collect();
-        if !missing.is_empty() {
-            self.open_nodes(&keys, missing, Keep::InCache, false).await?;
-        }
+        self.open_leaves(&keys, &of(refs)).await?;
         let wrong = |key: &&KeyRef| self.key_ref(tenant, key.slot).is_some_and(|there| there != **key);
         let doubtful: Vec<KeyRef> = refs.iter().filter(wrong).copied().collect();
         if doubtful.is_empty() {
@@ -664,6 +666,19 @@ impl Keyring {
             Err(KeyringError::Damaged { .. }) => self.open_from(keys, &wanted, keep, unborn, false).await,
             done => done,
         }
+    }
+
+    /// Opens into the cache what of these leaves is not there. Many who come for a new leaf at once leave the opening to
+    /// the first of them.
+    async fn open_leaves(&self, keys: &TenantKeys, wanted: &BTreeSet<Ordinal>) -> Result<(), KeyringError> {
+        let missing = || wanted.iter().filter(|leaf| !self.nodes.has(keys.no, **leaf)).copied();
+        let Some(first) = missing().next() else { return Ok(()) };
+        let _turn = self.opening[first.0 as usize % TURNS].lock().await;
+        let missing: BTreeSet<Ordinal> = missing().collect();
+        if !missing.is_empty() {
+            self.open_nodes(keys, missing, Keep::InCache, false).await?;
+        }
+        Ok(())
     }
 
     /// As `open_nodes` into the cache, without trusting what the cache holds.

@@ -8,7 +8,7 @@ use super::error::{Result, engine};
 use super::readers::snapshot;
 use crate::ids::*;
 use crate::storage::*;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// All rows of a query.
 fn all<T>(
@@ -48,14 +48,23 @@ fn page<T>(mut rows: Vec<T>, limit: u32) -> Page<T> {
     Page { rows, more }
 }
 
+static BY_UID: LazyLock<String> = LazyLock::new(|| joined("?1"));
+// The subquery reads the index alone and the query around it the row alone, so that an index entry that points at another
+// row shows.
+static BY_DIGEST: LazyLock<String> =
+    LazyLock::new(|| joined("(SELECT uid FROM subject WHERE tenant = ?1 AND digest = ?2)"));
+
 /// A subject with its classes, in one statement and thus one snapshot.
-fn join(conn: &Connection, filter: &str, params: impl Params) -> Result<Option<SubjectSnapshot>> {
-    let sql = format!(
+fn joined(uid: &str) -> String {
+    format!(
         "SELECT {SNAPSHOT_COLUMNS} FROM subject s
          LEFT JOIN subject_class c ON c.id >= s.uid << 5 AND c.id < (s.uid + 1) << 5
-         WHERE s.uid = {filter} ORDER BY c.id"
-    );
-    let mut statement = conn.prepare_cached(&sql).map_err(engine)?;
+         WHERE s.uid = {uid} ORDER BY c.id"
+    )
+}
+
+fn join(conn: &Connection, sql: &str, params: impl Params) -> Result<Option<SubjectSnapshot>> {
+    let mut statement = conn.prepare_cached(sql).map_err(engine)?;
     let mut rows = statement.query(params).map_err(engine)?;
     let mut found: Option<SubjectSnapshot> = None;
     while let Some(row) = rows.next().map_err(engine)? {
@@ -76,7 +85,7 @@ fn join(conn: &Connection, filter: &str, params: impl Params) -> Result<Option<S
 }
 
 pub fn by_uid(conn: &Connection, uid: SubjectUid) -> Result<Option<SubjectSnapshot>> {
-    let found = join(conn, "?1", [uid.0])?;
+    let found = join(conn, &BY_UID, [uid.0])?;
     match &found {
         Some(s) if s.subject.uid != uid => Err(StoreError::Damaged { what: "row of a subject" }),
         _ => Ok(found),
@@ -84,10 +93,7 @@ pub fn by_uid(conn: &Connection, uid: SubjectUid) -> Result<Option<SubjectSnapsh
 }
 
 fn by_digest(conn: &Connection, tenant: TenantNo, digest: SubjectDigest) -> Result<Option<SubjectSnapshot>> {
-    // The subquery reads the index alone and the query around it the row alone, so that an index entry that points at
-    // another row shows.
-    let filter = "(SELECT uid FROM subject WHERE tenant = ?1 AND digest = ?2)";
-    let found = join(conn, filter, (tenant.0, &digest.0[..]))?;
+    let found = join(conn, &BY_DIGEST, (tenant.0, &digest.0[..]))?;
     match &found {
         Some(s) if (s.subject.tenant, s.subject.digest) != (tenant, digest) => {
             Err(StoreError::Damaged { what: "index of subjects" })
