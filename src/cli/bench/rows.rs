@@ -25,6 +25,9 @@ const GET_MANY: &str = "/pii.vault.v1.RecordService/BatchGetFields";
 const PUT: &str = "/pii.vault.v1.RecordService/PutFields";
 /// Subjects that are read over and over by the hot row.
 pub(super) const HOT: u64 = 1_000;
+/// Reads before a row of reads is measured: of a million subjects six for each leaf of the key tree.
+const WARM: u64 = 100_000;
+const LONGEST_WARM: Duration = Duration::from_secs(120);
 /// Subjects of a batch of reads.
 const BATCH: u64 = 500;
 
@@ -146,10 +149,13 @@ impl Run {
         {
             progress(name);
             let frames = self.get_frames(&target, subjects);
-            if subjects <= 100_000 {
-                // Everything is read once, so that caches hold what they can.
-                let warm = Load { calls: subjects, ..Load::new(GET, self.plan.in_flight, Duration::from_secs(120)) };
+            // So that caches hold what they can: everything is read once or, of many, enough to meet every leaf of the key
+            // tree.
+            let warm = Load { calls: subjects.min(WARM), ..Load::new(GET, self.plan.in_flight, LONGEST_WARM) };
+            if subjects <= WARM {
                 target.wire.drive(&warm, in_turn(frames.clone())).await?;
+            } else {
+                target.wire.drive(&warm, at_random(frames.clone())).await?;
             }
             let (mut rates, mut cpus) = (Vec::new(), Vec::new());
             for i in 0..self.plan.windows {
