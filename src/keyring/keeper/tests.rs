@@ -542,6 +542,14 @@ fn files_are_private_locked_and_never_made_twice() {
     assert_eq!(FileKeeper::create(&paths, VAULT), Err(KeeperError::Exists));
     let keeper = FileKeeper::open(&paths).unwrap();
     assert!(matches!(FileKeeper::open(&paths), Err(KeeperError::InUse)));
+    // A process that is just ending is waited for.
+    let ending = std::thread::spawn(move || {
+        let (_open, nothing) = std::sync::mpsc::channel::<()>();
+        let _ = nothing.recv_timeout(std::time::Duration::from_millis(150));
+        drop(keeper);
+    });
+    let keeper = FileKeeper::open(&paths).unwrap();
+    ending.join().unwrap();
     keeper.unlock(signing());
     run(async {
         keeper.write_next(root(1)).await.unwrap();
