@@ -32,6 +32,11 @@ number!(/// Row number of a subject, in order of creation, unique in the vault. 
     SubjectUid(i64));
 number!(/// Permanent number of a field in a tenant's policy, from 1.
     FieldNo(u16));
+impl ClassNo {
+    /// The class of what the vault itself keeps about a subject: what the person decided. A policy's numbers end at 16.
+    pub const OWN: ClassNo = ClassNo(17);
+}
+
 impl FieldNo {
     /// From here on numbers are the vault's own: credentials of the tenant's users, which are stored like values of a
     /// field, and which no schema, grant, read or export can name. A policy's numbers end at 1,023.

@@ -151,6 +151,17 @@ closed_list! {
         ConfirmTotp = 145, "totp.confirmed";
         VerifyTotp = 146, "totp.verified";
         RemoveTotp = 147, "totp.removed";
+        // What people decide and ask for, 160 to 175.
+        GrantConsent = 160, "consent.granted";
+        WithdrawConsent = 161, "consent.withdrawn";
+        RecordObjection = 162, "objection.recorded";
+        EndObjection = 163, "objection.ended";
+        Restrict = 164, "restriction.recorded";
+        EndRestriction = 165, "restriction.ended";
+        GetRights = 166, "rights.get";
+        OpenRequest = 167, "request.opened";
+        CloseRequest = 168, "request.closed";
+        ListRequests = 169, "request.list";
     }
 }
 

@@ -32,6 +32,7 @@ mod profiles;
 pub mod quickstart;
 mod receipt;
 mod records;
+mod rights;
 mod recovery;
 mod restore;
 mod schema;
@@ -149,6 +150,9 @@ enum Command {
     /// Passwords of the tenant's own users
     #[command(subcommand)]
     Password(Box<password::Password>),
+    /// What people decide and ask for: consent, objection, restriction, requests
+    #[command(subcommand)]
+    Rights(Box<rights::Rights>),
     /// Signed receipts of erasures
     #[command(subcommand)]
     Receipt(receipt::Receipt),
@@ -274,6 +278,7 @@ async fn call(s: &Session, yes: bool, command: Command) -> Result<(), CliError> 
         Command::Password(c) => password::password(s, yes, *c).await,
         Command::ApiKey(c) => api_key::api_key(s, yes, *c).await,
         Command::Code(c) => code::code(s, yes, *c).await,
+        Command::Rights(c) => rights::rights(s, *c).await,
         Command::Receipt(c) => receipt::receipt(s, c).await,
         Command::Audit(c) => audit::audit(s, c).await,
         Command::Ops(c) => ops::ops(s, c).await,

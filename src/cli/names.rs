@@ -60,6 +60,9 @@ impl Names {
 
     /// The name of a number, or the number where no name is known.
     pub fn name(&self, noun: Noun, number: u32) -> String {
+        if noun == Noun::Class && number == u32::from(crate::ids::ClassNo::OWN.0) {
+            return "rights".into();
+        }
         let known = self.all(noun).into_iter().find(|(n, _)| *n == number);
         known.map_or_else(|| number.to_string(), |(_, name)| name.to_string())
     }

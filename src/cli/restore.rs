@@ -169,13 +169,14 @@ fn tell(out: Output, report: &Report) -> Result<(), CliError> {
     let again = &report.decided_again;
     out.line(&format!(
         "again     {} holds placed, {} released, {} access keys revoked, {} roles emptied, {} erasures scheduled, {} \
-         cancelled",
+         cancelled, {} refusals of people",
         again.holds_placed,
         again.holds_released,
         again.keys_revoked,
         again.roles_emptied,
         again.schedules_placed,
-        again.schedules_cancelled
+        again.schedules_cancelled,
+        again.refusals
     ))?;
     out.line(&format!("public    {}", report.public_key))?;
     out.line("")?;

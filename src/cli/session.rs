@@ -17,6 +17,7 @@ use crate::grpc::pb::key_service_client::KeyServiceClient;
 use crate::grpc::pb::operation_service_client::OperationServiceClient;
 use crate::grpc::pb::policy_service_client::PolicyServiceClient;
 use crate::grpc::pb::record_service_client::RecordServiceClient;
+use crate::grpc::pb::rights_service_client::RightsServiceClient;
 use crate::grpc::pb::subject_service_client::SubjectServiceClient;
 use crate::grpc::pb::tenant_service_client::TenantServiceClient;
 use parking_lot::Mutex;
@@ -131,6 +132,7 @@ impl Session {
         backups: BackupServiceClient,
         keepers: KeeperServiceClient,
         credentials: CredentialServiceClient,
+        rights: RightsServiceClient,
     }
 
     /// `--tenant`, for requests of operator keys.

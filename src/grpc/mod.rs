@@ -23,6 +23,7 @@ pub mod pb;
 pub mod policy_service;
 pub mod reason;
 pub mod record_service;
+mod rights_service;
 pub mod services;
 pub mod status;
 pub mod subject_service;

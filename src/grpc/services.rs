@@ -48,6 +48,7 @@ services! {
     credential_service_server::CredentialServiceServer,
     backup_service_server::BackupServiceServer,
     keeper_service_server::KeeperServiceServer,
+    rights_service_server::RightsServiceServer,
 }
 
 #[cfg(test)]

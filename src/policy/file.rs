@@ -53,7 +53,8 @@ macro_rules! choice {
             pub const fn name(self) -> &'static str {
                 match self { $($name::$variant => $text),* }
             }
-            pub(super) fn parse(text: &str) -> Option<Self> {
+            /// Reads what a policy file writes.
+            pub fn parse(text: &str) -> Option<Self> {
                 match text { $($text => Some($name::$variant),)* _ => None }
             }
         }

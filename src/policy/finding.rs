@@ -109,7 +109,6 @@ pub const RULES: &[(&str, Severity, &str)] = &[
     ("empty-class", Severity::Warning, "a class without fields"),
     ("empty-purpose", Severity::Warning, "a purpose that allows no field"),
     ("grant-in-vain", Severity::Warning, "none of a grant's purposes allows one of its fields"),
-    ("consent-not-recorded", Severity::Warning, "a purpose based on consent: every call for it is denied"),
     ("mask-missing", Severity::Warning, "a masked view of a field without a mask is denied"),
     ("renamed", Severity::Warning, "a field or class has another name than in the version before"),
     ("length-shrunk", Severity::Warning, "stored values may be longer than new ones may be"),

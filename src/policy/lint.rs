@@ -281,14 +281,6 @@ impl<'a> Lint<'a> {
                 let message = format!("`{}` may not be declared: line {} forbids `{}`", **name, rule.line, rule.value);
                 self.say(line, "purpose", "forbidden-purpose", message);
             }
-            let by_consent = purpose.basis_for.iter().any(|b| b.basis.value == Basis::Consent);
-            if purpose.basis.value == Basis::Consent || by_consent {
-                let message = format!(
-                    "consent cannot be recorded by this version: calls for `{}` that need it are denied",
-                    **name
-                );
-                self.say(purpose.basis.line, "purpose.basis", "consent-not-recorded", message);
-            }
             let allowed: Vec<&Field> = self.file.fields.iter().filter(|f| names(&purpose.allowed, f)).collect();
             if allowed.is_empty() {
                 self.say(line, "purpose", "empty-purpose", format!("`{}` allows no field", **name));
@@ -479,7 +471,7 @@ mod tests {
             ),
             ("classes = [\"account\", \"content\"]", "", "empty-purpose"),
             ("purposes = [\"service\"]", "purposes = [\"service\", \"legal\"]", "grant-in-vain"),
-            ("basis = \"contract\"", "basis = \"consent\"", "consent-not-recorded"),
+            ("basis = \"contract\"", "basis = \"consent\"", ""),
             ("mask = \"email\"\n\n[[field]]", "[[field]]", ""),
             (
                 "classes = [\"account\", \"content\"]",
@@ -497,8 +489,7 @@ mod tests {
 
     #[test]
     fn findings_are_in_order_and_serialise() {
-        let text =
-            SOUND.replacen("retention = \"none\"\n", "", 1).replacen("basis = \"contract\"", "basis = \"consent\"", 1);
+        let text = SOUND.replacen("retention = \"none\"\n", "", 1);
         let found = lint(&parse(&text), None);
         assert!(found.windows(2).all(|w| w[0].line <= w[1].line));
         let json = serde_json::to_value(&found[0]).unwrap();

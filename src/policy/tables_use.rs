@@ -15,7 +15,7 @@ pub(super) const PURPOSE: Section = Section {
             "basis",
             Kind::Choice(BASES),
             REQUIRED,
-            "Lawful basis. With `consent` a call needs the person's consent on record; this version records none, so it is denied.",
+            "Lawful basis. With `consent` a call needs the person's consent on record (`rights consent`).",
             "\"contract\"",
         ),
         key("classes", Kind::NamesOrAll, "[]", "Classes whose fields are allowed.", "[\"account\", \"content\"]"),

@@ -258,7 +258,7 @@ impl Vault {
         }
         if plan.all {
             // A put that opens a class beside us does not change the subject's row.
-            for class in policy.classes().map(|rule| rule.no) {
+            for class in policy.classes().map(|rule| rule.no).chain([ClassNo::OWN]) {
                 let version = match snapshot.class(class) {
                     Some(row) if row.slot.is_some() => continue,
                     Some(row) => DekVersion(row.version.0 + 1),

@@ -236,7 +236,11 @@ impl Vault {
         let policy = call.tenant.policy.as_deref();
         let name = |class: ClassNo| {
             let rule = policy.and_then(|policy| policy.class(class));
-            rule.map_or_else(|| format!("class {class}"), |rule| rule.name.to_string())
+            match rule {
+                Some(rule) => rule.name.to_string(),
+                None if class == ClassNo::OWN => "rights".to_owned(),
+                None => format!("class {class}"),
+            }
         };
         let (tenant, tenant_name) = match &operation.tenant {
             Some((no, name)) => (*no, name.to_string()),

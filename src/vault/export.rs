@@ -71,7 +71,9 @@ impl Vault {
             None => call.now,
         };
         let snapshot = self.resolve(call, context, key).await?;
+        let facts = self.facts(call, &snapshot).await?;
         let ask = context.ask(call, Verb::Export, purpose, snapshot.subject.group, select.view, false);
+        let ask = Ask { facts: facts.view(), ..ask };
         let named = self.wanted(&policy, select)?;
         let approved = match context.approval {
             Some(id) => {

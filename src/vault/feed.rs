@@ -71,6 +71,11 @@ impl FeedEvent {
         }
     }
 
+    /// An event about one subject that is no erasure, for the tenant's own systems.
+    pub(crate) fn of_person(call: &Call, kind: EventKind, uid: SubjectUid, classes: Vec<ClassNo>) -> FeedEvent {
+        FeedEvent { erasure: None, ..FeedEvent::about(call, kind, uid, classes, ObjectId(uuid::Uuid::nil())) }
+    }
+
     pub(crate) fn put(&self, call: &Call, change: &mut ChangeSet) {
         change.change(Mutation::PutFeed { tenant: call.tenant.no, at: call.now, body: to_json(self) });
     }

@@ -6,7 +6,7 @@ use crate::access::Verb;
 use crate::audit::{Action, Fields, Outcome};
 use crate::ids::*;
 use crate::keyring::{ClassRef, KeyRef};
-use crate::policy::compiled::Decision;
+use crate::policy::compiled::{Ask, Decision};
 use crate::policy::compiled::FieldRule;
 use crate::policy::value::{normalize, normalize_text};
 use crate::storage::{ClassState, Lookup, SubjectSnapshot};
@@ -226,7 +226,9 @@ impl Vault {
                 }
                 continue;
             }
+            let facts = self.facts(call, &snapshot).await?;
             let ask = context.ask(call, Verb::Find, purpose, snapshot.subject.group, None, false);
+            let ask = Ask { facts: facts.view(), ..ask };
             if matches!(policy.decide(&ask, field, None), Decision::Allow { .. }) {
                 subjects.push(snapshot);
             }

@@ -16,7 +16,7 @@ use crate::crypto::keys::ClassKeys;
 use crate::crypto::{blind_index, random};
 use crate::ids::*;
 use crate::keyring::{ClassRef, KeyRef};
-use crate::policy::compiled::{Decision, FieldRule, Policy};
+use crate::policy::compiled::{Ask, Decision, FieldRule, Policy};
 use crate::policy::value::{Value, check_now};
 use crate::storage::*;
 use crate::vault::Vault;
@@ -225,7 +225,9 @@ impl Vault {
             let snapshot = self.resolve(call, context, &Key::Subject(subject.clone())).await?;
             self.must_be_open(&snapshot.subject)?;
             context.stays_here()?;
+            let facts = self.facts(call, &snapshot).await?;
             let ask = context.ask(call, Verb::Write, context.purpose()?, snapshot.subject.group, None, false);
+            let ask = Ask { facts: facts.view(), ..ask };
             if let decision @ Decision::Deny(_) = policy.decide(&ask, field, None) {
                 return Err(VaultError::refused(policy, &ask, field, &decision));
             }
@@ -503,7 +505,9 @@ impl Vault {
         }
         let fields = crate::access::FieldSet::from_iter([rule.no.0]);
         let approved = self.take_approval(call, context, snapshot, &fields).await?;
+        let facts = self.facts(call, snapshot).await?;
         let ask = context.ask(call, Verb::Read, context.purpose()?, snapshot.subject.group, view, approved);
+        let ask = Ask { facts: facts.view(), ..ask };
         let row = snapshot.class(rule.class);
         let held_for = match row {
             Some(row) => self.held_for(call, &snapshot.subject, row, context.purpose()?).await?,
@@ -623,7 +627,8 @@ impl Vault {
             let snapshot = self.resolve(call, context, &Key::Subject(subject.clone())).await?;
             self.must_be_open(&snapshot.subject)?;
             let fields = crate::access::FieldSet::from_iter([field.0]);
-            self.may_touch(call, context, &fields, Verb::Delete, snapshot.subject.group)?;
+            let facts = self.facts(call, &snapshot).await?;
+            self.may_touch(call, context, &fields, Verb::Delete, snapshot.subject.group, &facts)?;
             let (tenant, uid) = (call.tenant.no, snapshot.subject.uid);
             let mut change = ChangeSet::default();
             change.require(Precondition::SubjectLive { uid });

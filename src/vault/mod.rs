@@ -39,6 +39,7 @@ pub mod reseal;
 pub mod restoring;
 pub mod retention;
 pub mod retire;
+pub mod rights;
 pub mod roles;
 pub mod rollback;
 pub mod schedule;
@@ -62,7 +63,7 @@ use crate::crypto::aad::{Aad, Kind};
 use crate::crypto::keys::ClassKeys;
 use crate::ids::*;
 use crate::keyring::{ClassRef, KeyRef, Keyring};
-use crate::policy::compiled::Decision;
+use crate::policy::compiled::{Ask, Decision};
 use crate::storage::readlog::ReadLog;
 use crate::storage::*;
 pub use call::{Call, Context};
@@ -205,10 +206,11 @@ impl Vault {
         fields: &FieldSet,
         verb: Verb,
         group: Option<GroupNo>,
+        facts: &rights::Facts,
     ) -> Result<(), VaultError> {
         let policy = call.tenant.policy()?;
         context.stays_here()?;
-        let ask = context.ask(call, verb, context.purpose()?, group, None, false);
+        let ask = Ask { facts: facts.view(), ..context.ask(call, verb, context.purpose()?, group, None, false) };
         for field in fields.iter().map(FieldNo) {
             if let decision @ Decision::Deny(_) = policy.decide(&ask, field, None) {
                 return Err(VaultError::refused(policy, &ask, field, &decision));

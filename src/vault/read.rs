@@ -94,7 +94,9 @@ impl Vault {
         let purpose = context.purpose()?;
         let snapshot = self.resolve(call, context, key).await?;
         let approved = self.take_approval(call, context, &snapshot, &wanted.set).await?;
+        let facts = self.facts(call, &snapshot).await?;
         let ask = context.ask(call, Verb::Read, purpose, snapshot.subject.group, select.view, approved);
+        let ask = Ask { facts: facts.view(), ..ask };
         let got = self.read_snapshot(call, policy, &ask, &snapshot, &wanted, select).await;
         let mut entry = self.read_entry(call, Action::GetFields, context, purpose, &snapshot, &wanted.set, &got);
         self.attach_detail(call, context, &mut entry, &snapshot.classes).await?;
@@ -124,7 +126,9 @@ impl Vault {
                     continue;
                 }
             };
+            let facts = self.facts(call, &snapshot).await?;
             let ask = context.ask(call, Verb::Read, purpose, snapshot.subject.group, select.view, false);
+            let ask = Ask { facts: facts.view(), ..ask };
             let got = self.read_snapshot(call, policy, &ask, &snapshot, &wanted, select).await;
             let mut entry = self.read_entry(call, Action::GetFields, context, purpose, &snapshot, &wanted.set, &got);
             self.attach_detail(call, context, &mut entry, &snapshot.classes).await?;

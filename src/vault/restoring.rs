@@ -41,6 +41,9 @@ pub struct DecidedAgain {
     /// What a role was narrowed to is not in the ledger: it allows nothing until it is defined again.
     pub roles_emptied: u64,
     pub schedules_placed: u64,
+    /// What people said no to: consents withdrawn, objections, restrictions.
+    #[serde(default)]
+    pub refusals: u64,
     pub schedules_cancelled: u64,
     /// Erasures that were accepted and not carried out: access stays refused.
     pub frozen: u64,
@@ -64,6 +67,9 @@ impl Vault {
                 LedgerKind::Cancelled => done.schedules_cancelled += self.cancel_again(entry).await?,
                 LedgerKind::Scheduled if !ended(entry, later) => {
                     done.schedules_placed += self.schedule_again(entry, entries).await?;
+                }
+                LedgerKind::ConsentWithdrawn | LedgerKind::Objected | LedgerKind::Restricted => {
+                    done.refusals += self.refuse_again(entry).await?;
                 }
                 LedgerKind::Accepted => done.frozen += self.freeze_again(entry).await?,
                 _ => {}
@@ -154,6 +160,15 @@ impl Vault {
             self.store.commit(change).await?;
         }
         Ok(u64::from(changed))
+    }
+
+    /// A no of a person that the database does not have, or has not after a later yes that is not in the ledger: no counts.
+    async fn refuse_again(&self, entry: &LedgerEntry) -> Result<u64, VaultError> {
+        if self.surely_has(entry).await? {
+            return Ok(0);
+        }
+        let call = self.job_call(self.tenant(entry.tenant)?);
+        Ok(u64::from(self.decide_right_again(&call, entry).await?))
     }
 
     async fn narrow_again(&self, entry: &LedgerEntry) -> Result<u64, VaultError> {

@@ -26,6 +26,7 @@ use crate::vault::read::plain_bytes;
 use crate::vault::record::{self, Entry, Owner, RecordView};
 use crate::vault::request::Request;
 use crate::vault::reseal::{Resealed, Rewrite};
+use crate::vault::rights::Facts;
 
 /// What a put does with a subject that is there, or is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -330,7 +331,11 @@ impl Vault {
         };
         let created = snapshot.is_none();
         let group = snapshot.as_ref().map_or(put.group, |s| s.subject.group);
-        self.may_touch(call, context, &checked.fields, Verb::Write, group)?;
+        let facts = match &snapshot {
+            Some(snapshot) => self.facts(call, snapshot).await?,
+            None => Facts::none(),
+        };
+        self.may_touch(call, context, &checked.fields, Verb::Write, group, &facts)?;
         if let Some(wanted) = &put.etag
             && snapshot.as_ref().is_none_or(|s| etag(s) != *wanted)
         {
@@ -617,7 +622,8 @@ impl Vault {
         for _ in 0..ATTEMPTS {
             let snapshot = self.resolve_id(call, subject).await?;
             self.must_be_open(&snapshot.subject)?;
-            self.may_touch(call, context, &set, Verb::Delete, snapshot.subject.group)?;
+            let facts = self.facts(call, &snapshot).await?;
+            self.may_touch(call, context, &set, Verb::Delete, snapshot.subject.group, &facts)?;
             if wanted_etag.is_some_and(|wanted| wanted != etag(&snapshot)) {
                 return Err(VaultError::EtagStale);
             }

@@ -18,6 +18,7 @@ mod passwords;
 mod recipients;
 mod reseal;
 mod restore;
+mod rights;
 mod schedule;
 mod swapped;
 mod values;

@@ -278,6 +278,14 @@ fn rows() -> Vec<Row> {
         BackupService/CreateBackup(n) pb::CreateBackupRequest::default(), Nothing, Any, NO;
         BackupService/ListBackups(n) pb::ListBackupsRequest {}, Nothing, Any, NO;
         BackupService/PruneBackups(n) pb::PruneBackupsRequest { validate_only: true }, Nothing, Any, NO;
+        RightsService/GrantConsent(n) some::<pb::GrantConsentRequest>(|m| { m.key = n.key(0); m.consent = Some(pb::ConsentGrant { purpose_id: MARKETING, ..Default::default() }); }), Names, Denied, Fine;
+        RightsService/WithdrawConsent(n) some::<pb::WithdrawConsentRequest>(|m| { m.key = n.key(0); m.purpose_id = MARKETING; }), Names, Denied, Fine;
+        RightsService/RecordObjection(n) some::<pb::RecordObjectionRequest>(|m| { m.key = n.key(0); m.purpose_id = ANALYTICS; }), Names, Denied, Fine;
+        RightsService/RestrictClass(n) some::<pb::RestrictClassRequest>(|m| { m.key = n.key(0); m.class_id = 4; }), Names, Denied, Fine;
+        RightsService/GetRights(n) some::<pb::GetRightsRequest>(|m| m.key = n.key(0)), Names, Denied, Fine;
+        RightsService/CreateRequest(n) some::<pb::CreateRequestRequest>(|m| { m.kind = "access".into(); m.key = n.key(0); }), Names, Denied, Fine;
+        RightsService/UpdateRequest(n) pb::UpdateRequestRequest { request: n.erasure.clone(), state: pb::RightsRequestState::Done as i32, ..Default::default() }, Nothing, Denied, Refused(Code::NotFound);
+        RightsService/ListRequests(n) pb::ListRequestsRequest::default(), Nothing, Denied, Fine;
         KeeperService/GetKeeper(n) pb::GetKeeperRequest {}, Nothing, Any, NO;
         KeeperService/VerifyKeeper(n) pb::VerifyKeeperRequest {}, Nothing, Any, NO;
         KeeperService/RetireReplica(n) pb::RetireReplicaRequest { index: 0, replica: n.item.clone() }, Nothing, Any, NO;

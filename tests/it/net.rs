@@ -135,3 +135,5 @@ pub const EMAIL: u32 = 2;
 pub const MESSAGE: u32 = 7;
 pub const SERVICE: u32 = 1;
 pub const DELIVERY: u32 = 7;
+pub const ANALYTICS: u32 = 8;
+pub const MARKETING: u32 = 10;

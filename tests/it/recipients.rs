@@ -8,25 +8,25 @@ use tonic::{Code, Status};
 use crate::harness::JINA;
 use crate::net::*;
 
-const JIWA: &str = include_str!("../../examples/tenants/jiwa-ai.toml");
-const JENNY: &str = include_str!("../../examples/tenants/jenny-erp.toml");
+pub const JIWA: &str = include_str!("../../examples/tenants/jiwa-ai.toml");
+pub const JENNY: &str = include_str!("../../examples/tenants/jenny-erp.toml");
 
 /// A tenant of one of the three policies, and somebody with every right in it.
-struct Tenant {
-    running: Running,
-    no: TenantNo,
-    key: String,
+pub struct Tenant {
+    pub running: Running,
+    pub no: TenantNo,
+    pub key: String,
 }
 
 impl Tenant {
-    async fn of(name: &str, policy: &str) -> Tenant {
+    pub async fn of(name: &str, policy: &str) -> Tenant {
         let running = Running::new().await;
         let no = running.test.tenant(name, policy).await;
         let key = running.key(no, "all").await;
         Tenant { running, no, key }
     }
 
-    fn records(&self) -> RecordServiceClient<tonic::transport::Channel> {
+    pub fn records(&self) -> RecordServiceClient<tonic::transport::Channel> {
         RecordServiceClient::new(self.running.channel.clone())
     }
 
@@ -34,13 +34,13 @@ impl Tenant {
         Name::parse("name", text).unwrap()
     }
 
-    fn field(&self, name: &str) -> u32 {
+    pub fn field(&self, name: &str) -> u32 {
         let tenant = self.running.test.node.vault.tenant(self.no).unwrap();
         tenant.policy().unwrap().field_by_name(&Self::name(name)).unwrap_or_else(|| panic!("field {name}")).no.0.into()
     }
 
     /// Purpose and recipient by name.
-    fn context(&self, purpose: &str, recipient: &str) -> pb::AccessContext {
+    pub fn context(&self, purpose: &str, recipient: &str) -> pb::AccessContext {
         let tenant = self.running.test.node.vault.tenant(self.no).unwrap();
         let policy = tenant.policy().unwrap();
         let recipient = match recipient {
@@ -56,7 +56,7 @@ impl Tenant {
         }
     }
 
-    async fn put(&self, subject: &str, purpose: &str, values: &[(&str, &str)]) {
+    pub async fn put(&self, subject: &str, purpose: &str, values: &[(&str, &str)]) {
         let request = pb::PutFieldsRequest {
             subject: subject.into(),
             values: values.iter().map(|(field, text)| text_value(self.field(field), text)).collect(),
@@ -66,7 +66,7 @@ impl Tenant {
         self.records().put_fields(with(&self.key, request)).await.unwrap_or_else(|e| panic!("{values:?}: {e:?}"));
     }
 
-    async fn append(&self, subject: &str, purpose: &str, field: &str, text: &str) {
+    pub async fn append(&self, subject: &str, purpose: &str, field: &str, text: &str) {
         let request = pb::AppendItemsRequest {
             subject: subject.into(),
             field_id: self.field(field),
@@ -77,7 +77,7 @@ impl Tenant {
         self.records().append_items(with(&self.key, request)).await.unwrap_or_else(|e| panic!("{field}: {e:?}"));
     }
 
-    async fn read(
+    pub async fn read(
         &self,
         subject: &str,
         fields: &[&str],
@@ -95,7 +95,7 @@ impl Tenant {
         Ok(self.records().get_fields(with(&self.key, request)).await?.into_inner())
     }
 
-    async fn items(&self, subject: &str, field: &str, context: pb::AccessContext) -> Result<usize, Status> {
+    pub async fn items(&self, subject: &str, field: &str, context: pb::AccessContext) -> Result<usize, Status> {
         let request = pb::ListItemsRequest {
             key: by_id(subject),
             field_id: self.field(field),
@@ -105,12 +105,12 @@ impl Tenant {
         Ok(self.records().list_items(with(&self.key, request)).await?.into_inner().items.len())
     }
 
-    async fn stop(self) {
+    pub async fn stop(self) {
         self.running.stop().await;
     }
 }
 
-fn refused(answer: &Status) -> (Code, String) {
+pub fn refused(answer: &Status) -> (Code, String) {
     (answer.code(), reason(answer))
 }
 

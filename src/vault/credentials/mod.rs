@@ -60,6 +60,8 @@ pub const API_KEYS: FieldNo = FieldNo(FieldNo::FIRST_OWN.0 + 3);
 pub const CODES: FieldNo = FieldNo(FieldNo::FIRST_OWN.0 + 4);
 /// Its recovery codes.
 pub const RECOVERY_CODES: FieldNo = FieldNo(FieldNo::FIRST_OWN.0 + 5);
+/// What it decided about the use of its data: no credential, but kept in the same way, in a class of the vault's own.
+pub const RIGHTS: FieldNo = FieldNo(FieldNo::FIRST_OWN.0 + 6);
 
 /// Longest value of a credential, bytes.
 pub const MAX_CREDENTIAL: usize = 65_536;
@@ -172,6 +174,11 @@ impl Vault {
         call.tenant.policy()?.credentials().ok_or(VaultError::WrongState("the policy has no [credentials]"))
     }
 
+    /// The class in whose record such a value lies.
+    fn class_of_own(&self, call: &Call, field: FieldNo) -> Result<ClassNo, VaultError> {
+        if field == RIGHTS { Ok(ClassNo::OWN) } else { Ok(self.credential_rules(call)?.class) }
+    }
+
     /// Whether the caller is told why a verdict is no.
     pub fn sees_why(&self, call: &Call) -> bool {
         call.permit(Verb::Credential).is_ok()
@@ -208,8 +215,8 @@ impl Vault {
         snapshot: &SubjectSnapshot,
         field: FieldNo,
     ) -> Result<Option<Opened>, VaultError> {
-        let rules = self.credential_rules(call)?;
-        let Some(row) = snapshot.class(rules.class).filter(|row| row.state == ClassState::Live) else {
+        let own = self.class_of_own(call, field)?;
+        let Some(row) = snapshot.class(own).filter(|row| row.state == ClassState::Live) else {
             return Ok(None);
         };
         if row.record.is_empty() {
@@ -296,7 +303,7 @@ impl Vault {
             let snapshot = self.store.subject_by_uid(uid).await?.ok_or(VaultError::SubjectErased)?;
             let mut draft = Draft { change: ChangeSet::default(), entry: call.record(action, Outcome::Ok) };
             draft.entry.subject = Some(uid);
-            draft.entry.class = Some(self.credential_rules(call)?.class);
+            draft.entry.class = Some(self.class_of_own(call, field)?);
             let there = self.open_credential(call, &snapshot, field).await?;
             let there = there.as_ref().map(|found| found.value.as_slice());
             let (edit, answer) = decide(&snapshot, there, &mut draft)?;
@@ -334,7 +341,7 @@ impl Vault {
         value: Option<Zeroizing<Vec<u8>>>,
         change: &mut ChangeSet,
     ) -> Result<Option<Slot>, VaultError> {
-        let class = self.credential_rules(call)?.class;
+        let class = self.class_of_own(call, field)?;
         let (tenant, uid) = (call.tenant.no, snapshot.subject.uid);
         let former = snapshot.class(class);
         let (key, version, revision, given) = match former.filter(|row| row.slot.is_some()) {
@@ -396,7 +403,7 @@ impl Vault {
         change: &mut ChangeSet,
     ) -> Result<(Vec<u8>, Option<Bucket>, u32), VaultError> {
         let policy = call.tenant.policy()?;
-        let no = self.credential_rules(call)?.class;
+        let no = self.class_of_own(call, field)?;
         let (tenant, uid) = (call.tenant.no, snapshot.subject.uid);
         let class = crate::keyring::ClassRef { tenant, uid, class: no, key };
         let mut sealed = Vec::new();
