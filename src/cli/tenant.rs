@@ -6,13 +6,14 @@ use crate::cli::error::CliError;
 use crate::cli::input;
 use crate::cli::names::Names;
 use crate::cli::output::{Col, Output, note};
+use crate::cli::sarif;
 use crate::cli::session::Session;
 use crate::cli::text::{duration, printable};
 use crate::cli::values::wire;
 use crate::grpc::pb;
 use crate::policy::file::{File, Finding, Severity};
 use crate::policy::lint::lint;
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
 use serde_json::{Value as Json, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,15 @@ const TENANTS: &[Col] = &[
     Col("POLICY", "policy_version"),
     Col("CREATED", "create_time"),
 ];
+
+/// What fails a lint besides errors.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Deny {
+    /// Warnings
+    Warnings,
+    /// Warnings and notes
+    Notes,
+}
 
 /// `tenant`
 #[derive(Debug, Subcommand)]
@@ -91,10 +101,12 @@ pub enum Tenant {
     },
     /// Check a policy file, without a server unless --against-server
     #[command(
-        after_help = "Findings are printed as FILE:LINE: SEVERITY[RULE]: KEY: MESSAGE. Exit code 7 when one is an error.
+        after_help = "Findings are printed as FILE:LINE: SEVERITY[RULE]: KEY: MESSAGE. Exit code 7 when one is an error, or
+when one is as bad as --deny says; 0 otherwise.
 
 Examples:
   pii-vault tenant lint acme.toml
+  pii-vault tenant lint acme.toml --deny warnings --sarif > acme.sarif
   pii-vault tenant lint acme.toml --against-server"
     )]
     Lint {
@@ -103,9 +115,12 @@ Examples:
         /// Also compare it with the policy that the tenant has now
         #[arg(long)]
         against_server: bool,
-        /// Warnings count as errors
+        /// What also counts as an error
+        #[arg(long, value_enum, value_name = "WHAT")]
+        deny: Option<Deny>,
+        /// Write SARIF 2.1.0, for code hosts and editors
         #[arg(long)]
-        deny_warnings: bool,
+        sarif: bool,
     },
     /// Make a policy file the tenant's next version, in force at once
     #[command(after_help = "Examples:
@@ -185,7 +200,7 @@ pub fn needs_server(command: &Tenant) -> bool {
 
 /// `tenant lint` without a server.
 pub fn lint_here(out: Output, command: Tenant) -> Result<(), CliError> {
-    let Tenant::Lint { file, deny_warnings, .. } = command else {
+    let Tenant::Lint { file, deny, sarif, .. } = command else {
         return Err(CliError::Unexpected("this command needs a server".into()));
     };
     let bytes = read(&file)?;
@@ -198,7 +213,7 @@ pub fn lint_here(out: Output, command: Tenant) -> Result<(), CliError> {
         Ok(file) => lint(&file, None),
         Err(findings) => findings,
     };
-    report(out, &name, &findings.iter().map(wire_finding).collect::<Vec<_>>(), deny_warnings)
+    report(out, &name, &findings.iter().map(wire_finding).collect::<Vec<_>>(), deny, sarif)
 }
 
 fn wire_finding(finding: &Finding) -> pb::LintFinding {
@@ -231,10 +246,18 @@ fn finding_line(file: &str, finding: &pb::LintFinding) -> String {
     printable(&format!("{file}{line}: {}[{}]: {key}{}", severity(finding), finding.rule, finding.message))
 }
 
-fn report(out: Output, file: &str, findings: &[pb::LintFinding], deny_warnings: bool) -> Result<(), CliError> {
+fn report(
+    out: Output,
+    file: &str,
+    findings: &[pb::LintFinding],
+    deny: Option<Deny>,
+    as_sarif: bool,
+) -> Result<(), CliError> {
     let count = |s: pb::LintSeverity| findings.iter().filter(|f| f.severity() == s).count();
     let (errors, warnings) = (count(pb::LintSeverity::Error), count(pb::LintSeverity::Warning));
-    if out.json {
+    if as_sarif {
+        out.document(&sarif::document(file, findings))?;
+    } else if out.json {
         let list: Vec<Json> = findings.iter().map(wire).collect();
         out.document(&json!({ "file": file, "findings": list, "errors": errors, "warnings": warnings }))?;
     } else {
@@ -243,7 +266,13 @@ fn report(out: Output, file: &str, findings: &[pb::LintFinding], deny_warnings: 
         }
         note(&format!("{file}: {errors} errors, {warnings} warnings"));
     }
-    if errors > 0 || (deny_warnings && warnings > 0) {
+    let notes = findings.len() - errors - warnings;
+    let denied = match deny {
+        None => 0,
+        Some(Deny::Warnings) => warnings,
+        Some(Deny::Notes) => warnings + notes,
+    };
+    if errors + denied > 0 {
         return Err(CliError::CheckFailed(format!("{file} cannot be applied as it is")));
     }
     Ok(())
@@ -313,10 +342,10 @@ pub async fn tenant(s: &Session, yes: bool, command: Tenant) -> Result<(), CliEr
             ];
             s.out.record(&usage, &cols, &none)
         }
-        Tenant::Lint { file, deny_warnings, .. } => {
+        Tenant::Lint { file, deny, sarif, .. } => {
             let request = pb::LintPolicyRequest { policy: read(&file)?.into(), tenant: s.tenant() };
             let answer = s.policies().lint_policy(request).await?.into_inner();
-            report(s.out, &file.display().to_string(), &answer.findings, deny_warnings)
+            report(s.out, &file.display().to_string(), &answer.findings, deny, sarif)
         }
         Tenant::Apply { file, etag, write } => apply(s, &file, etag, write).await,
         Tenant::Policy { versions: true, .. } => {

@@ -2,13 +2,13 @@
 
 use tonic::{Request, Response, Status};
 
+use crate::clock::Timestamp;
 use crate::grpc::convert::{self, wire_time};
 use crate::grpc::identity::{Api, Scope};
 use crate::grpc::page::Pages;
 use crate::grpc::pb;
 use crate::grpc::status::bad_field;
 use crate::grpc::words;
-use crate::clock::Timestamp;
 use crate::ids::{ObjectId, PurposeNo};
 use crate::policy::file::RequestKind;
 use crate::vault::rights::requests::{NewRequest, RequestFilter, RequestState, RightsRequest, request_order};

@@ -164,7 +164,7 @@ fn the_page_lists_every_key_and_every_rule() {
         "## Every claim\n\nWhat `[[claim]]` can say. A claim that nobody here keeps is noted as outside the vault.\n\n";
     page += &super::claim::markdown();
     page += "\n";
-    page += "## Every finding\n\nErrors keep a file from being applied; `tenant lint` exits with 7. Warnings do not, except with `--deny-warnings`.\n\n";
+    page += "## Every finding\n\nErrors keep a file from being applied; `tenant lint` exits with 7. Warnings do not, except with `--deny warnings`.\n\n";
     page += "| Finding | Severity | Meaning |\n|---|---|---|\n";
     for (rule, severity, says) in lint::RULES {
         page += &format!("| `{rule}` | {} | {says} |\n", format!("{severity:?}").to_lowercase());

@@ -404,6 +404,24 @@ fn test_access_tells_the_rule_and_ends_with_the_verdict() {
 }
 
 #[test]
+fn decisions_of_people_are_recorded_by_name() {
+    let vault = vault();
+    vault.answers("GrantConsent", pb::GrantConsentResponse::default());
+    vault.program().args(["rights", "consent", "u-17", "support", "--evidence", "form 3"]).assert().success();
+    let sent: pb::GrantConsentRequest = vault.call("GrantConsent").request();
+    let consent = sent.consent.unwrap();
+    assert_eq!((consent.purpose_id, consent.evidence.as_str()), (2, "form 3"));
+    assert!(!sent.request_id.is_empty() && sent.how == pb::DecisionHow::Asked as i32);
+    vault.answers("RecordObjection", pb::RecordObjectionResponse::default());
+    vault.program().args(["rights", "object", "u-17", "support", "--end"]).assert().success();
+    assert!(vault.call("RecordObjection").request::<pb::RecordObjectionRequest>().end);
+    let waits = pb::RightsRequest { kind: "erase".into(), state: 1, overdue: true, ..Default::default() };
+    vault.answers("ListRequests", pb::ListRequestsResponse { requests: vec![waits], ..Default::default() });
+    vault.program().args(["rights", "requests", "--overdue"]).assert().success().stdout(contains("erase"));
+    assert!(vault.call("ListRequests").request::<pb::ListRequestsRequest>().overdue);
+}
+
+#[test]
 fn a_policy_file_is_linted_without_a_server() {
     let vault = Double::start();
     for name in ["jina-connect", "jiwa-ai", "jenny-erp"] {
@@ -416,6 +434,14 @@ fn a_policy_file_is_linted_without_a_server() {
     let assert = vault.bare().args(["tenant", "lint", "bad.toml", "--json"]).assert().code(7);
     let errors = json(&assert)["findings"].as_array().unwrap().len();
     assert!(errors > 0);
+    // The text of this company contradicts itself: it applies, and a pipeline may refuse it.
+    let jenny = format!("{}/examples/tenants/jenny-erp.toml", env!("CARGO_MANIFEST_DIR"));
+    vault.bare().args(["tenant", "lint", &jenny, "--deny", "warnings"]).assert().code(7);
+    let sarif = json(&vault.bare().args(["tenant", "lint", &jenny, "--sarif"]).assert().success());
+    let results = sarif["runs"][0]["results"].as_array().unwrap();
+    assert_eq!(sarif["version"], "2.1.0");
+    let contradicted = results.iter().find(|r| r["ruleId"] == "deletion-contradicted").expect("the contradiction");
+    assert!(contradicted["locations"][0]["physicalLocation"]["region"]["startLine"].as_u64() > Some(1));
     // A server that also knows the policy in force is asked only when that is wanted.
     let finding = pb::LintFinding { severity: 1, rule: "number-reused".into(), line: 3, ..Default::default() };
     vault.answers("LintPolicy", pb::LintPolicyResponse { findings: vec![finding] });

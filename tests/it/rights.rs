@@ -20,11 +20,8 @@ impl Tenant {
     }
 
     async fn consent(&self, subject: &str, purpose: &str) -> Result<(), Status> {
-        let consent = pb::ConsentGrant {
-            purpose_id: self.purpose(purpose),
-            evidence: "form 3".into(),
-            ..Default::default()
-        };
+        let consent =
+            pb::ConsentGrant { purpose_id: self.purpose(purpose), evidence: "form 3".into(), ..Default::default() };
         let request = pb::GrantConsentRequest { key: by_id(subject), consent: Some(consent), ..Default::default() };
         self.rights().grant_consent(with(&self.key, request)).await.map(|_| ())
     }

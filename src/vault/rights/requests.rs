@@ -200,7 +200,9 @@ impl Vault {
         for request in self.all_requests(call).await? {
             let late = request.closed.zip(request.due).is_some_and(|(closed, due)| closed >= due);
             match request.state {
-                RequestState::Open if request.overdue(call.now) => (counts.open, counts.overdue) = (counts.open + 1, counts.overdue + 1),
+                RequestState::Open if request.overdue(call.now) => {
+                    (counts.open, counts.overdue) = (counts.open + 1, counts.overdue + 1)
+                }
                 RequestState::Open => counts.open += 1,
                 _ if late => counts.late += 1,
                 _ => counts.in_time += 1,
