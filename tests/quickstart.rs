@@ -126,3 +126,22 @@ fn first_programs_in_python_and_rust_run_against_quickstart() {
     assert!(stopped.success());
     assert!(running.0.wait().unwrap().success(), "quickstart ends well when it is told to");
 }
+
+#[test]
+fn quickstart_tours_the_other_tenants_with_samples_of_their_own() {
+    for (tenant, samples, refused) in
+        [("jiwa-ai", "instagram_token, phone", "brand_analysis"), ("jenny-erp", "order", "payments")]
+    {
+        let empty = tempfile::tempdir().unwrap();
+        let args = ["quickstart", "--tenant", tenant, "--port", "0", "--exit"];
+        let output = binary().args(args).current_dir(empty.path()).output().unwrap();
+        let text = told(&output);
+        assert!(output.status.success(), "{text}");
+        let refusal = format!("the same for {refused} is refused");
+        for line in [tenant, samples, &refusal, "does not open", "999 of 999 living people open"] {
+            assert!(text.contains(line), "{line:?} is not in\n{text}");
+        }
+    }
+    let output = binary().args(["quickstart", "--tenant", "acme"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", told(&output));
+}

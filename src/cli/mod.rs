@@ -35,6 +35,7 @@ mod records;
 mod recovery;
 mod restore;
 mod rights;
+mod samples;
 mod sarif;
 mod schema;
 mod server;

@@ -18,6 +18,7 @@ use tonic_types::StatusExt as _;
 use crate::cli::error::CliError;
 use crate::cli::people::{Person, person};
 use crate::cli::recovery::recovery_key_text;
+use crate::cli::samples::{self, SampleTenant};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, RootKekSource, TlsConfig, TlsVersion};
 use crate::crypto::recovery::RecoveryIdentity;
@@ -28,9 +29,6 @@ use crate::server::prove::{copy_database, prove};
 use crate::server::run::{Ports, serve_node, tls};
 use crate::server::{Node, init};
 
-/// The policy that quickstart applies, as it stands in `examples/tenants/`.
-const POLICY: &str = include_str!("../../examples/tenants/jina-connect.toml");
-const TENANT: &str = "jina-connect";
 const PEOPLE: u64 = 1000;
 
 /// A vault from nothing: certificates, policy, 1,000 made-up people, an erasure and its proof
@@ -38,6 +36,7 @@ const PEOPLE: u64 = 1000;
 #[command(after_help = "Examples:
   pii-vault quickstart
   pii-vault quickstart --exit
+  pii-vault quickstart --tenant jiwa-ai --dir /tmp/jiwa
   pii-vault quickstart --dir /tmp/try --port 7443
 
 The directory holds everything: data, keeper, root key, certificates, access keys. For a real vault keep them apart:
@@ -46,12 +45,19 @@ pub struct Quickstart {
     /// Directory to make the vault in; must not exist
     #[arg(long, value_name = "DIR", default_value = "pii-vault-quickstart")]
     dir: PathBuf,
+    /// Whose policy and sample data: jina-connect, jiwa-ai, jenny-erp
+    #[arg(long, value_name = "NAME", default_value = "jina-connect", value_parser = sample_tenant)]
+    tenant: &'static SampleTenant,
     /// Port of the server; 0: any free one
     #[arg(long, value_name = "PORT", default_value_t = 7443)]
     port: u16,
     /// End after the tour instead of staying up
     #[arg(long)]
     exit: bool,
+}
+
+fn sample_tenant(name: &str) -> Result<&'static SampleTenant, String> {
+    SampleTenant::of(name).ok_or_else(|| "must be jina-connect, jiwa-ai or jenny-erp".into())
 }
 
 type Client = InterceptedService<Channel, Bearer>;
@@ -202,13 +208,14 @@ impl Quickstart {
         });
         step.say(&format!("a server on https://{address}, TLS 1.3"));
 
-        let toured = tour(&dir, &config, &node, address.port(), &certificates, &made, &mut step, &clock).await;
+        let toured =
+            tour(self.tenant, &dir, &config, &node, address.port(), &certificates, &made, &mut step, &clock).await;
         let took = clock.monotonic().saturating_sub(began);
         match toured {
             Ok(()) if self.exit => println!("\ndone in {:.1} s", took.as_secs_f64()),
             Ok(()) => {
                 println!("\nready after {:.1} s; Ctrl-C ends", took.as_secs_f64());
-                what_next(&dir, address.port(), ops);
+                what_next(self.tenant, &dir, address.port(), ops);
                 let _ = tokio::signal::ctrl_c().await;
             }
             Err(error) => {
@@ -256,6 +263,7 @@ pub fn values_of(schema: &pb::GetSchemaResponse, person: &Person) -> Vec<pb::Val
         ("email", &person.email),
         ("phone", &person.phone),
         ("organisation", &person.organisation),
+        ("company", &person.organisation),
         ("ip", &person.ip),
         ("user_agent", &person.user_agent),
     ];
@@ -271,6 +279,7 @@ pub fn values_of(schema: &pb::GetSchemaResponse, person: &Person) -> Vec<pb::Val
 
 #[allow(clippy::too_many_arguments)] // the tour uses everything that was made before it
 async fn tour(
+    sample: &SampleTenant,
     dir: &Path,
     config: &Config,
     node: &Node,
@@ -282,34 +291,33 @@ async fn tour(
 ) -> Result<(), CliError> {
     let channel = channel(port, &certificates.authority).await?;
     let operator = Bearer::new(&made.operator_key)?;
-    let tenant = pb::Tenant { tenant: TENANT.into(), kind: pb::TenantKind::Test.into(), ..Default::default() };
+    let name = sample.name;
+    let tenant = pb::Tenant { tenant: name.into(), kind: pb::TenantKind::Test.into(), ..Default::default() };
     pb::tenant_service_client::TenantServiceClient::with_interceptor(channel.clone(), operator.clone())
         .create_tenant(pb::CreateTenantRequest {
             tenant: Some(tenant),
-            policy: POLICY.as_bytes().to_vec().into(),
+            policy: sample.policy.as_bytes().to_vec().into(),
             ..Default::default()
         })
         .await?;
-    step.say(&format!("the tenant {TENANT} (TEST) with its policy, compiled in from examples/tenants/{TENANT}.toml"));
+    step.say(&format!("the tenant {name} (TEST) with its policy, compiled in from examples/tenants/{name}.toml"));
 
     let mut access =
         pb::access_service_client::AccessServiceClient::with_interceptor(channel.clone(), operator.clone());
-    let roles = access
-        .list_roles(pb::ListRolesRequest { tenant: TENANT.into(), ..Default::default() })
-        .await?
-        .into_inner()
-        .roles;
+    let roles =
+        access.list_roles(pb::ListRolesRequest { tenant: name.into(), ..Default::default() }).await?.into_inner().roles;
     let mut key_of = async |name: &str, wanted: &[&str]| -> Result<String, CliError> {
         let role_ids = roles.iter().filter(|r| wanted.contains(&r.name.as_str())).map(|r| r.role_id).collect();
-        let request =
-            pb::IssueAccessKeyRequest { name: name.into(), role_ids, tenant: TENANT.into(), ..Default::default() };
+        let tenant = sample.name.into();
+        let request = pb::IssueAccessKeyRequest { name: name.into(), role_ids, tenant, ..Default::default() };
         let text = access.issue_access_key(request).await?.into_inner().text;
         write_private(&dir.join(format!("secrets/{name}.key")), &text)?;
         Ok(text)
     };
     let app = key_of("app", &["app"]).await?;
     let dpo = key_of("dpo", &["dpo"]).await?;
-    step.say("two access keys: `app` reads and writes, `dpo` (data protection officer) exports and erases");
+    let billing = key_of("billing", &["app", "billing"]).await?;
+    step.say("three access keys: `app` reads and writes, `billing` payments too, `dpo` (data protection officer) exports and erases");
 
     let app = Bearer::new(&app)?;
     let mut records: pb::record_service_client::RecordServiceClient<Client> =
@@ -322,13 +330,15 @@ async fn tour(
         let found = schema.purposes.iter().find(|p| p.name == name).map(|p| p.purpose_id);
         found.ok_or_else(|| CliError::Unexpected(format!("the policy has no purpose {name}")))
     };
-    let service = Some(pb::AccessContext { purpose_id: purpose("service")?, ..Default::default() });
+    let service = Some(pb::AccessContext { purpose_id: purpose(sample.purpose)?, ..Default::default() });
+    let allowed: Vec<u32> =
+        schema.purposes.iter().filter(|p| p.name == sample.purpose).flat_map(|p| p.field_ids.clone()).collect();
     let people: Vec<Person> = (0..PEOPLE).map(person).collect();
     let before = clock.monotonic();
     for part in people.chunks(500) {
         let puts = part.iter().map(|p| pb::SubjectPut {
             subject: p.id.clone(),
-            values: values_of(&schema, p),
+            values: values_of(&schema, p).into_iter().filter(|v| allowed.contains(&v.field_id)).collect(),
             ..Default::default()
         });
         let request =
@@ -341,6 +351,9 @@ async fn tour(
     }
     let took = clock.monotonic().saturating_sub(before);
     step.say(&format!("{PEOPLE} made-up people stored durably over TLS in {:.2} s", took.as_secs_f64()));
+
+    let loaded = load(sample, &schema, channel.clone(), &billing, &dpo, &people[..samples::PEOPLE]).await?;
+    step.say(&format!("{loaded} samples of {}: {}", samples::PEOPLE, kinds(sample)));
 
     let someone = &people[42];
     let key = |id: &str| Some(pb::SubjectKey { key: Some(pb::subject_key::Key::Subject(id.into())) });
@@ -357,13 +370,13 @@ async fn tour(
     let name = name.ok_or_else(|| CliError::Unexpected("the name did not come back".into()))?;
     step.say(&format!("{} reads back as {name}, {} fields", someone.id, got.values.len()));
 
-    let marketing = Some(pb::AccessContext { purpose_id: purpose("marketing")?, ..Default::default() });
+    let marketing = Some(pb::AccessContext { purpose_id: purpose(sample.refused)?, ..Default::default() });
     let email_field = schema.fields.iter().find(|f| f.name == "email").map_or(0, |f| f.field_id);
     let mut wrong = read(&marketing);
     wrong.select = Some(pb::Selector { field_ids: vec![email_field], ..Default::default() });
     match records.get_fields(wrong).await {
-        Ok(_) => return Err(CliError::Unexpected("a read for marketing was not refused".into())),
-        Err(status) => step.say(&format!("the same for marketing is refused: {}", rule_of(&status))),
+        Ok(_) => return Err(CliError::Unexpected(format!("a read for {} was not refused", sample.refused))),
+        Err(status) => step.say(&format!("the same for {} is refused: {}", sample.refused, rule_of(&status))),
     }
 
     let mut subjects = pb::subject_service_client::SubjectServiceClient::with_interceptor(channel.clone(), app.clone());
@@ -443,6 +456,72 @@ async fn tour(
     Ok(())
 }
 
+/// Gives the first people what the tenant's samples say; answers how many values and items were stored.
+async fn load(
+    sample: &SampleTenant,
+    schema: &pb::GetSchemaResponse,
+    channel: Channel,
+    key: &str,
+    dpo: &str,
+    people: &[Person],
+) -> Result<u64, CliError> {
+    let mut records =
+        pb::record_service_client::RecordServiceClient::with_interceptor(channel.clone(), Bearer::new(key)?);
+    let mut rights = pb::rights_service_client::RightsServiceClient::with_interceptor(channel, Bearer::new(dpo)?);
+    let mut loaded = 0;
+    for one in sample.samples {
+        let missing = || CliError::Unexpected(format!("the policy has no {} for {}", one.field, one.purpose));
+        let field = schema.fields.iter().find(|f| f.name == one.field).ok_or_else(missing)?;
+        let purpose = schema.purposes.iter().find(|p| p.name == one.purpose).ok_or_else(missing)?;
+        let context = Some(pb::AccessContext { purpose_id: purpose.purpose_id, ..Default::default() });
+        let kind = match field.r#type() {
+            pb::FieldType::Data => pb::value::Kind::Data(one.text.as_bytes().to_vec().into()),
+            _ => pb::value::Kind::Text(one.text.into()),
+        };
+        for person in people {
+            if one.consent {
+                let consent = pb::ConsentGrant {
+                    purpose_id: purpose.purpose_id,
+                    evidence: "quickstart".into(),
+                    ..Default::default()
+                };
+                let key = pb::SubjectKey { key: Some(pb::subject_key::Key::Subject(person.id.clone())) };
+                let request = pb::GrantConsentRequest { key: Some(key), consent: Some(consent), ..Default::default() };
+                rights.grant_consent(request).await?;
+            }
+            if field.many {
+                let value = pb::Value { kind: Some(kind.clone()), ..Default::default() };
+                let request = pb::AppendItemsRequest {
+                    subject: person.id.clone(),
+                    field_id: field.field_id,
+                    items: vec![pb::NewItem { values: vec![value], origin_time: None }],
+                    context: context.clone(),
+                    ..Default::default()
+                };
+                records.append_items(request).await?;
+            } else {
+                let value = pb::Value { field_id: field.field_id, kind: Some(kind.clone()), ..Default::default() };
+                let request = pb::PutFieldsRequest {
+                    subject: person.id.clone(),
+                    values: vec![value],
+                    context: context.clone(),
+                    ..Default::default()
+                };
+                records.put_fields(request).await?;
+            }
+            loaded += 1;
+        }
+    }
+    Ok(loaded)
+}
+
+/// The fields of a tenant's samples, for people.
+fn kinds(sample: &SampleTenant) -> String {
+    let mut fields: Vec<&str> = sample.samples.iter().map(|one| one.field).collect();
+    fields.dedup();
+    fields.join(", ")
+}
+
 /// The rule that refused a call, as the error's details name it.
 fn rule_of(status: &tonic::Status) -> String {
     let details = status.get_error_details();
@@ -450,8 +529,8 @@ fn rule_of(status: &tonic::Status) -> String {
     rule.unwrap_or_else(|| status.message().to_owned())
 }
 
-fn what_next(dir: &Path, port: u16, ops: Option<std::net::SocketAddr>) {
-    let d = dir.display();
+fn what_next(sample: &SampleTenant, dir: &Path, port: u16, ops: Option<std::net::SocketAddr>) {
+    let (d, purpose) = (dir.display(), sample.purpose);
     let program = std::env::current_exe().map_or("pii-vault".to_owned(), |path| path.display().to_string());
     println!(
         "
@@ -459,19 +538,26 @@ Paste next:
 
   export PII_VAULT_SERVER=https://localhost:{port} PII_VAULT_CA={d}/tls/ca.pem PII_VAULT_ACCESS_KEY_FILE={d}/secrets/app.key
   {program} schema
-  {program} get {someone} -p service
-  {program} receipt verify {d}/receipt.json --public-key {d}/public-key.txt
-
+  {program} get {someone} -p {purpose}
+  {program} receipt verify {d}/receipt.json --public-key {d}/public-key.txt",
+        someone = person(43).id,
+    );
+    // The first programs are written for this tenant's fields.
+    if sample.name == "jina-connect" {
+        println!(
+            "
 Python (pip install grpcio grpcio-tools; see examples/python):
   python examples/python/first.py localhost:{port} {d}/tls/ca.pem {d}/secrets/app.key {d}/secrets/dpo.key
 
 Rust:
-  cargo run --release --example first -- https://localhost:{port} {d}/tls/ca.pem {d}/secrets/app.key {d}/secrets/dpo.key
-
+  cargo run --release --example first -- https://localhost:{port} {d}/tls/ca.pem {d}/secrets/app.key {d}/secrets/dpo.key"
+        );
+    }
+    println!(
+        "
 grpcurl:
   grpcurl -cacert {d}/tls/ca.pem -import-path proto -proto pii/vault/v1/access_service.proto \\
-    -H \"authorization: Bearer $(cat {d}/secrets/app.key)\" localhost:{port} pii.vault.v1.AccessService/WhoAmI",
-        someone = person(43).id,
+    -H \"authorization: Bearer $(cat {d}/secrets/app.key)\" localhost:{port} pii.vault.v1.AccessService/WhoAmI"
     );
     if let Some(ops) = ops {
         println!("\nOperations: http://{ops}/readyz  http://{ops}/metrics");
