@@ -135,6 +135,15 @@ Examples:
         #[command(flatten)]
         write: WriteArgs,
     },
+    /// Make the file of an older version the next version
+    #[command(after_help = "Example:
+  pii-vault tenant rollback 3 --validate-only")]
+    Rollback {
+        /// Number of the older version
+        version: u32,
+        #[command(flatten)]
+        write: WriteArgs,
+    },
     /// Show the policy file in force, or an older one
     #[command(after_help = "Examples:
   pii-vault tenant policy > now.toml
@@ -347,7 +356,14 @@ pub async fn tenant(s: &Session, yes: bool, command: Tenant) -> Result<(), CliEr
             let answer = s.policies().lint_policy(request).await?.into_inner();
             report(s.out, &file.display().to_string(), &answer.findings, deny, sarif)
         }
-        Tenant::Apply { file, etag, write } => apply(s, &file, etag, write).await,
+        Tenant::Apply { file, etag, write } => {
+            apply(s, &file.display().to_string(), read(&file)?.into(), etag, write).await
+        }
+        Tenant::Rollback { version, write } => {
+            let request = pb::GetPolicyRequest { version, tenant: s.tenant() };
+            let old = s.policies().get_policy(request).await?.into_inner();
+            apply(s, &format!("version {version}"), old.policy, None, write).await
+        }
         Tenant::Policy { versions: true, .. } => {
             let list = ListArgs { limit: 0, page_size: 200 };
             let tenant = s.tenant();
@@ -428,10 +444,15 @@ const VERSION: &[Col] = &[
     Col("ETAG", "etag"),
 ];
 
-async fn apply(s: &Session, file: &Path, etag: Option<String>, write: WriteArgs) -> Result<(), CliError> {
-    let policy = read(file)?;
+async fn apply(
+    s: &Session,
+    name: &str,
+    policy: bytes::Bytes,
+    etag: Option<String>,
+    write: WriteArgs,
+) -> Result<(), CliError> {
     let request = pb::ApplyPolicyRequest {
-        policy: policy.into(),
+        policy,
         tenant: s.tenant(),
         etag: etag.unwrap_or_default(),
         request_id: write.id(s),
@@ -441,9 +462,8 @@ async fn apply(s: &Session, file: &Path, etag: Option<String>, write: WriteArgs)
     if s.out.json {
         return s.out.document(&wire(&answer));
     }
-    let name = file.display().to_string();
     for finding in &answer.findings {
-        note(&finding_line(&name, finding));
+        note(&finding_line(name, finding));
     }
     s.out.record(&answer.version.unwrap_or_default(), VERSION, &Names::default())?;
     if !answer.operation.is_empty() {

@@ -12,6 +12,7 @@ use super::period;
 pub use super::retention::OverrideRefusal;
 pub use super::rules::*;
 use crate::access::{ClassSet, FieldSet};
+use crate::clock::Timestamp;
 use crate::ids::{ClassNo, FieldNo, Name, PolicyVersion, PurposeNo, RecipientNo, RoleNo};
 use jiff::tz::TimeZone;
 use sha2::{Digest, Sha256};
@@ -180,6 +181,11 @@ impl Policy {
     /// IANA name of the tenant's time zone.
     pub fn time_zone(&self) -> &str {
         &self.time_zone
+    }
+    /// When this version takes effect; `None`: at once.
+    pub fn effective(&self) -> Option<Timestamp> {
+        let day = self.file.notice.effective.as_ref()?.value;
+        super::due::start_of(day, &self.zone)
     }
     /// The time zone in which years are counted.
     pub fn zone(&self) -> &TimeZone {

@@ -399,6 +399,9 @@ impl Vault {
         {
             return Err(VaultError::PolicyInvalid(vec![Violation::new("region", "is not the tenant's region")]));
         }
+        if policy.effective().is_some_and(|from| call.now < from) {
+            return Err(VaultError::WrongState("the policy takes effect later: apply it on its `effective` day"));
+        }
         if validate_only {
             return Ok((version, findings));
         }

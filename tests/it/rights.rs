@@ -294,3 +294,36 @@ async fn je20_je26_clocks_go_by_region_and_hour() {
     assert_eq!(seen, ["incident", "access", "access", "grievance"]);
     t.stop().await;
 }
+
+/// The file with these words of `[policy]` in place of its minimum notice.
+fn noticed(minimum: &str, words: &str) -> String {
+    let line = format!("minimum_notice = \"{minimum}\"");
+    assert!(JINA.contains(&line) || JENNY.contains(&line));
+    let text = if minimum == "15d" { JINA } else { JENNY };
+    text.replacen(&line, &format!("{line}\n{words}"), 1)
+}
+
+async fn apply(t: &Tenant, text: &str) -> Result<u32, Status> {
+    let mut policies = pb::policy_service_client::PolicyServiceClient::new(t.running.channel.clone());
+    let request = pb::ApplyPolicyRequest { policy: text.as_bytes().to_vec().into(), ..Default::default() };
+    Ok(policies.apply_policy(with(&t.key, request)).await?.into_inner().version.unwrap().version)
+}
+
+#[tokio::test]
+async fn jc25_je23_a_change_waits_for_its_notice_and_its_day() {
+    for (name, text, minimum, short, day, days) in
+        [("jina", JINA, "15d", "2026-02-01", "2026-02-02", 17), ("jenny", JENNY, "30d", "2026-02-16", "2026-02-17", 32)]
+    {
+        let t = Tenant::of(name, text).await;
+        let said = |effective: &str| noticed(minimum, &format!("notified = 2026-01-18\neffective = {effective}"));
+        let early = apply(&t, &said(short)).await.unwrap_err();
+        assert_eq!(refused(&early), (Code::InvalidArgument, "POLICY_INVALID".into()), "{name}: shorter than promised");
+        let waits = apply(&t, &said(day)).await.unwrap_err();
+        assert_eq!(waits.code(), Code::FailedPrecondition, "{name}: not before its day");
+        t.running.test.clock.advance_days(days);
+        assert_eq!(apply(&t, &said(day)).await.unwrap_err().code(), Code::FailedPrecondition, "{name}: the day before");
+        t.running.test.clock.advance_days(1);
+        assert_eq!(apply(&t, &said(day)).await.expect("on the day"), 2);
+        t.stop().await;
+    }
+}
