@@ -14,6 +14,7 @@ pub mod audit;
 pub mod auth;
 pub mod policy;
 pub mod receipt;
+pub mod report;
 // Floor 3: rows in, rows out.
 pub mod storage;
 // Floor 4: which key, in which state.

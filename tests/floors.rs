@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[(u8, &[&str])] = &[
     (0, &["access", "clock", "ids", "secret", "telemetry"]),
     (1, &["crypto"]),
-    (2, &["audit", "auth", "policy", "receipt"]),
+    (2, &["audit", "auth", "policy", "receipt", "report"]),
     (3, &["storage"]),
     (4, &["keyring"]),
     (5, &["recovery", "vault"]),

@@ -105,6 +105,7 @@ closed_list! {
         ApplyPolicy = 81, "policy.applied";
         GetPolicy = 82, "policy.get";
         GetSchema = 83, "policy.schema";
+        ReportPromises = 84, "policy.report";
         // Audit and operations, 88 to 103.
         ListEntries = 88, "audit.list";
         FollowEntries = 89, "audit.follow";

@@ -33,6 +33,7 @@ pub mod quickstart;
 mod receipt;
 mod records;
 mod recovery;
+mod report;
 mod restore;
 mod rights;
 mod samples;
@@ -158,6 +159,8 @@ enum Command {
     /// Signed receipts of erasures
     #[command(subcommand)]
     Receipt(receipt::Receipt),
+    /// What the published text claims, and what is true; signed
+    Report(report::Report),
     /// Who did what when
     #[command(subcommand)]
     Audit(audit::Audit),
@@ -221,6 +224,9 @@ fn run(cli: Cli, last: Arc<Mutex<LastIds>>) -> Result<(), CliError> {
         Command::Profile(command) => return profiles::profile(out, &global, command),
         Command::Tenant(command) if !tenant::needs_server(&command) => return tenant::lint_here(out, *command),
         Command::Audit(command) if !audit::needs_server(&command) => return audit::verify_here(out, command),
+        Command::Report(ref args) if args.offline().is_some() => {
+            return args.offline().map_or(Ok(()), |verify| report::verify(out, verify));
+        }
         Command::Receipt(receipt::Receipt::Verify(args)) => return receipt::verify(out, args),
         Command::Completions { shell } => return completions(out, shell),
         Command::Quickstart(args) => return on_this_machine(args.run()),
@@ -281,6 +287,7 @@ async fn call(s: &Session, yes: bool, command: Command) -> Result<(), CliError> 
         Command::ApiKey(c) => api_key::api_key(s, yes, *c).await,
         Command::Code(c) => code::code(s, yes, *c).await,
         Command::Rights(c) => rights::rights(s, *c).await,
+        Command::Report(a) => report::report(s, a).await,
         Command::Receipt(c) => receipt::receipt(s, c).await,
         Command::Audit(c) => audit::audit(s, c).await,
         Command::Ops(c) => ops::ops(s, c).await,

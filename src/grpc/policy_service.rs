@@ -207,6 +207,12 @@ impl pb::policy_service_server::PolicyService for Api {
         let rules = self.vault.rules(&call, opt_version(request.get_ref().version)).await?;
         Ok(Response::new(wire_schema(&rules)))
     }
+
+    async fn get_report(&self, request: Request<pb::GetReportRequest>) -> Answer<pb::GetReportResponse> {
+        let call = self.enter(&request, Scope::Named(&request.get_ref().tenant)).await?;
+        let report = self.vault.honesty_report(&call).await?;
+        Ok(Response::new(pb::GetReportResponse { report: report.into() }))
+    }
 }
 
 #[cfg(test)]

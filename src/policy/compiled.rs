@@ -295,6 +295,10 @@ impl Policy {
     pub fn storage_host(&self) -> Option<&str> {
         self.file.storage.as_ref().map(|host| host.value.as_str())
     }
+    /// What the linter finds in the file by itself, now.
+    pub fn findings(&self) -> Vec<Finding> {
+        lint::lint(&self.file, None)
+    }
     /// What the published text claims.
     pub fn claims(&self) -> &[Claim] {
         &self.file.claims

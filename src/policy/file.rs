@@ -38,6 +38,13 @@ impl Names {
             Names::These(list) => list,
         }
     }
+    /// The names as text; `*` for all.
+    pub fn words(&self) -> Vec<String> {
+        match self {
+            Names::All => vec!["*".into()],
+            Names::These(list) => list.iter().map(|name| name.value.to_string()).collect(),
+        }
+    }
     pub(super) fn is_nothing(&self) -> bool {
         matches!(self, Names::These(list) if list.is_empty())
     }

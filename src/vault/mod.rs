@@ -34,6 +34,7 @@ pub mod keys;
 pub mod operation;
 pub mod read;
 pub mod record;
+pub mod report;
 pub mod request;
 pub mod reseal;
 pub mod restoring;

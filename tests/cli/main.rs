@@ -404,6 +404,51 @@ fn test_access_tells_the_rule_and_ends_with_the_verdict() {
 }
 
 #[test]
+fn a_report_is_shown_and_verified_without_a_server() {
+    use pii_vault::report::{Promise, Report, Status};
+    let vault = vault();
+    let signing = Signing::from_seed(&[3; 32]);
+    let report = Report {
+        vault: "00".into(),
+        tenant: "acme".into(),
+        controller: "Acme".into(),
+        contact: "privacy@example.com".into(),
+        officer: None,
+        authority: None,
+        policy_title: None,
+        policy_url: None,
+        policy_version: 4,
+        policy_sha256: "00".into(),
+        made_at: "2026-01-15T12:00:00.000Z".into(),
+        audit_seq: 1,
+        subjects: 1,
+        promises: vec![Promise {
+            section: "5".into(),
+            line: 9,
+            claim: "no_cards".into(),
+            about: Vec::new(),
+            value: None,
+            recipient: None,
+            status: Status::Held,
+            evidence: vec!["refused".into()],
+        }],
+        can_claim: Vec::new(),
+    };
+    vault.answers("GetReport", pb::GetReportResponse { report: report.sign(&signing).into() });
+    vault.program().arg("report").assert().success().stdout(contains("| 5 | no_cards | **held** | refused (line 9) |"));
+    vault.program().args(["report", "--format", "html"]).assert().success().stdout(contains("<td>no_cards</td>"));
+    vault.program().args(["report", "--format", "json", "-o", "r.json"]).assert().success();
+    let key = data_encoding::HEXLOWER.encode(&signing.public());
+    let verify = |key: &str| vault.bare().args(["report", "verify", "r.json", "--public-key", key]).assert();
+    verify(&key).success().stdout(contains("no_cards"));
+    verify(&data_encoding::HEXLOWER.encode(&Signing::from_seed(&[4; 32]).public())).code(7);
+    let path = vault.home.path().join("r.json");
+    let changed = std::fs::read_to_string(&path).unwrap().replace("held", "broken");
+    std::fs::write(&path, changed).unwrap();
+    verify(&key).code(7);
+}
+
+#[test]
 fn decisions_of_people_are_recorded_by_name() {
     let vault = vault();
     vault.answers("GrantConsent", pb::GrantConsentResponse::default());
@@ -611,6 +656,7 @@ fn every_command_fits_the_answers_of_the_api() {
         "tenant list",
         "tenant show acme --usage",
         "tenant apply p.toml",
+        "tenant rollback 3",
         "tenant policy --versions",
         "tenant policy",
         "tenant update acme --quota-subjects 5",
@@ -659,6 +705,15 @@ fn every_command_fits_the_answers_of_the_api() {
         "hold place u --basis b -p service",
         "hold release h",
         "hold list",
+        "rights consent u support",
+        "rights withdraw u support",
+        "rights object u support",
+        "rights restrict u account",
+        "rights show u",
+        "rights disclosures u",
+        "rights request erase --subject u",
+        "rights close r done",
+        "rights requests",
         "receipt get e",
         "receipt keys",
         "audit list",
@@ -709,7 +764,8 @@ fn every_command_fits_the_answers_of_the_api() {
         }
     }
     // These have tests of their own, because an empty answer is not a good one for them.
-    let special = ["WatchOperation", "VerifyAudit", "VerifyKeeper", "TestAccess", "ExportSubject", "LintPolicy"];
+    let special =
+        ["WatchOperation", "VerifyAudit", "VerifyKeeper", "TestAccess", "ExportSubject", "LintPolicy", "GetReport"];
     let batches = ["BatchPutFields", "BatchGetFields", "BatchEraseSubjects", "BatchImportPasswords", "ChangePassword"];
     let unused: Vec<String> = methods().into_iter().filter(|m| vault.calls(m).is_empty()).collect();
     let left: Vec<&String> =

@@ -16,6 +16,7 @@ mod matrix;
 mod net;
 mod passwords;
 mod recipients;
+mod report;
 mod reseal;
 mod restore;
 mod rights;

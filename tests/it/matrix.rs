@@ -231,6 +231,7 @@ fn rows() -> Vec<Row> {
         PolicyService/GetPolicy(n) pb::GetPolicyRequest { tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
         PolicyService/ListPolicyVersions(n) pb::ListPolicyVersionsRequest { tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
         PolicyService/GetSchema(n) pb::GetSchemaRequest { tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
+        PolicyService/GetReport(n) pb::GetReportRequest { tenant: n.tenant.clone() }, Names, Any, Fine;
         PolicyService/ApplyPolicy(n) pb::ApplyPolicyRequest { policy: JINA.into(), tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
 
         TenantService/CreateTenant(n) pb::CreateTenantRequest { tenant: Some(pb::Tenant { tenant: "made-by-matrix".into(), kind: pb::TenantKind::Test as i32, ..Default::default() }), ..Default::default() }, Nothing, Any, NO;

@@ -72,16 +72,6 @@ pub struct RequestFilter {
     pub overdue: bool,
 }
 
-/// How many requests there are of a state.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct RequestCounts {
-    pub open: u64,
-    pub overdue: u64,
-    /// Closed before they were due, or without a limit.
-    pub in_time: u64,
-    pub late: u64,
-}
-
 impl Vault {
     /// Notes that somebody asked for something; its clock starts when it arrived.
     pub async fn open_request(
@@ -194,25 +184,8 @@ impl Vault {
         Ok(Page { rows, more })
     }
 
-    /// How many requests wait and how many were late.
-    pub(crate) async fn count_requests(&self, call: &Call) -> Result<RequestCounts, VaultError> {
-        let mut counts = RequestCounts::default();
-        for request in self.all_requests(call).await? {
-            let late = request.closed.zip(request.due).is_some_and(|(closed, due)| closed >= due);
-            match request.state {
-                RequestState::Open if request.overdue(call.now) => {
-                    (counts.open, counts.overdue) = (counts.open + 1, counts.overdue + 1)
-                }
-                RequestState::Open => counts.open += 1,
-                _ if late => counts.late += 1,
-                _ => counts.in_time += 1,
-            }
-        }
-        Ok(counts)
-    }
-
     /// They are stored by their random ids and are few: whoever puts them in order reads all.
-    async fn all_requests(&self, call: &Call) -> Result<Vec<RightsRequest>, VaultError> {
+    pub(crate) async fn all_requests(&self, call: &Call) -> Result<Vec<RightsRequest>, VaultError> {
         let (mut rows, mut from) = (Vec::new(), Vec::new());
         loop {
             let page = self.store.objects(call.tenant.no, ObjectKind::Request, Vec::new(), from, 1_000).await?;
