@@ -163,6 +163,7 @@ closed_list! {
         OpenRequest = 167, "request.opened";
         CloseRequest = 168, "request.closed";
         ListRequests = 169, "request.list";
+        ListDisclosures = 170, "disclosure.list";
     }
 }
 

@@ -19,6 +19,15 @@ const DECISION: &[Col] = &[
     Col("POLICY", "policy_version"),
     Col("EVIDENCE", "evidence"),
 ];
+const DISCLOSURE: &[Col] = &[
+    Col("RECIPIENT", "recipient_id|recipient"),
+    Col("FIELDS", "field_ids|field"),
+    Col("PURPOSES", "purpose_ids|purpose"),
+    Col("READS", "reads"),
+    Col("FIRST", "first_time"),
+    Col("LAST", "last_time"),
+    Col("AGREEMENT", "agreement"),
+];
 const REQUEST: &[Col] = &[
     Col("REQUEST", "request"),
     Col("KIND", "kind"),
@@ -119,6 +128,13 @@ pub enum Rights {
     #[command(after_help = "Example:
   pii-vault rights show u-17")]
     Show {
+        /// Id of the subject
+        subject: String,
+    },
+    /// Show who was given which fields of a person, from the audit of reads
+    #[command(after_help = "Example:
+  pii-vault rights disclosures u-17")]
+    Disclosures {
         /// Id of the subject
         subject: String,
     },
@@ -247,6 +263,18 @@ pub async fn rights(s: &Session, command: Rights) -> Result<(), CliError> {
             note(&format!("consents that count: {}", list(Noun::Purpose, &answer.consented_purpose_ids)));
             note(&format!("objections: {}", list(Noun::Purpose, &answer.objected_purpose_ids)));
             note(&format!("restricted: {}", list(Noun::Class, &answer.restricted_class_ids)));
+            Ok(())
+        }
+        Rights::Disclosures { subject } => {
+            let request = pb::ListDisclosuresRequest { key: key(&subject), context: None };
+            let answer = client.list_disclosures(request).await?.into_inner();
+            if s.out.json {
+                return s.out.document(&wire(&answer));
+            }
+            s.out.table(&answer.disclosures, DISCLOSURE, &s.names_if_any().await)?;
+            if !answer.complete {
+                note("the audit is longer than one call looks at: `pii-vault audit list` goes on");
+            }
             Ok(())
         }
         Rights::Request { kind, subject, arrived, region, context } => {

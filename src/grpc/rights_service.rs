@@ -11,6 +11,7 @@ use crate::grpc::status::bad_field;
 use crate::grpc::words;
 use crate::ids::{ObjectId, PurposeNo};
 use crate::policy::file::RequestKind;
+use crate::vault::rights::disclosures::Disclosure;
 use crate::vault::rights::requests::{NewRequest, RequestFilter, RequestState, RightsRequest, request_order};
 use crate::vault::rights::{Decided, Event, How, What};
 
@@ -220,5 +221,32 @@ impl pb::rights_service_server::RightsService for Api {
             requests: page.rows.iter().map(|request| wire_request(request, call.now)).collect(),
             next_page_token: position.map_or(String::new(), |position| pages.token(&position)),
         }))
+    }
+
+    async fn list_disclosures(
+        &self,
+        request: Request<pb::ListDisclosuresRequest>,
+    ) -> Answer<pb::ListDisclosuresResponse> {
+        let call = self.enter(&request, Scope::Tenant).await?;
+        let message = request.into_inner();
+        let (key, context) = (words::key(message.key)?, words::context(message.context)?);
+        let found = self.vault.disclosures(&call, &context, &key).await?;
+        let policy = call.tenant.policy()?;
+        let wire = |row: &Disclosure| {
+            let rule = policy.recipient(row.recipient);
+            pb::Disclosure {
+                recipient_id: row.recipient.0.into(),
+                name: rule.map_or(String::new(), |rule| rule.name.to_string()),
+                agreement: rule.and_then(|rule| rule.dpa.clone()).unwrap_or_default(),
+                field_ids: row.fields.iter().map(u32::from).collect(),
+                purpose_ids: row.purposes.iter().map(u32::from).collect(),
+                reads: row.reads,
+                first_time: Some(wire_time(row.first)),
+                last_time: Some(wire_time(row.last)),
+                recipient_ref: call.tenant.recipient_ref(row.recipient, found.uid).to_vec().into(),
+            }
+        };
+        let disclosures = found.rows.iter().map(wire).collect();
+        Ok(Response::new(pb::ListDisclosuresResponse { disclosures, complete: found.complete }))
     }
 }

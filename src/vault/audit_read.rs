@@ -161,7 +161,7 @@ impl Vault {
         }
     }
 
-    async fn entries(
+    pub(crate) async fn entries(
         &self,
         tenant: TenantNo,
         chain: Chain,

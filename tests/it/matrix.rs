@@ -284,6 +284,7 @@ fn rows() -> Vec<Row> {
         RightsService/RecordObjection(n) some::<pb::RecordObjectionRequest>(|m| { m.key = n.key(0); m.purpose_id = ANALYTICS; }), Names, Denied, Fine;
         RightsService/RestrictClass(n) some::<pb::RestrictClassRequest>(|m| { m.key = n.key(0); m.class_id = 4; }), Names, Denied, Fine;
         RightsService/GetRights(n) some::<pb::GetRightsRequest>(|m| m.key = n.key(0)), Names, Denied, Fine;
+        RightsService/ListDisclosures(n) some::<pb::ListDisclosuresRequest>(|m| m.key = n.key(0)), Names, Denied, Fine;
         RightsService/CreateRequest(n) some::<pb::CreateRequestRequest>(|m| { m.kind = "access".into(); m.key = n.key(0); }), Names, Denied, Fine;
         RightsService/UpdateRequest(n) pb::UpdateRequestRequest { request: n.erasure.clone(), state: pb::RightsRequestState::Done as i32, ..Default::default() }, Nothing, Denied, Refused(Code::NotFound);
         RightsService/ListRequests(n) pb::ListRequestsRequest::default(), Nothing, Denied, Fine;

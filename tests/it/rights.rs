@@ -327,3 +327,73 @@ async fn jc25_je23_a_change_waits_for_its_notice_and_its_day() {
         t.stop().await;
     }
 }
+
+#[tokio::test]
+async fn jc08_a_person_is_told_who_was_given_what() {
+    let t = Tenant::of("jina", JINA).await;
+    t.put("p-1", "service", &[("name", "Asha"), ("email", "asha@example.com"), ("phone", "+919876543210")]).await;
+    t.put("p-2", "service", &[("phone", "+919876543211")]).await;
+    t.append("p-1", "delivery", "message", "on its way").await;
+    let got = t.read("p-1", &["phone"], t.context("delivery", "twilio")).await.expect("read");
+    t.items("p-1", "message", t.context("delivery", "twilio")).await.expect("items");
+    t.read("p-1", &["phone"], t.context("delivery", "meta")).await.expect("read");
+    t.read("p-1", &["email"], t.context("service", "twilio")).await.expect_err("refused");
+    t.read("p-1", &["email"], t.context("service", "")).await.expect("stays here");
+    t.read("p-2", &["phone"], t.context("delivery", "gupshup")).await.expect("somebody else");
+    let request = pb::ListDisclosuresRequest { key: by_id("p-1"), context: None };
+    let answer = t.rights().list_disclosures(with(&t.key, request)).await.expect("disclosures").into_inner();
+    let rows: Vec<_> = answer.disclosures.iter().map(|d| (d.name.as_str(), d.reads, d.field_ids.clone())).collect();
+    let (phone, message) = (t.field("phone"), t.field("message"));
+    assert_eq!(rows, [("meta", 1, vec![phone]), ("twilio", 2, vec![phone, message])]);
+    let twilio = &answer.disclosures[1];
+    assert_eq!((twilio.agreement.as_str(), answer.complete), ("DPA Twilio 2026", true));
+    assert_eq!((&twilio.recipient_ref, &twilio.purpose_ids), (&got.recipient_ref, &vec![DELIVERY]));
+    t.stop().await;
+}
+
+#[tokio::test]
+async fn who_closed_the_account_can_still_say_no() {
+    let t = Tenant::of("jina", JINA).await;
+    t.put("p-1", "service", &[("email", "asha@example.com")]).await;
+    t.consent("p-1", "marketing").await.expect("consent");
+    let mut subjects = pb::subject_service_client::SubjectServiceClient::new(t.running.channel.clone());
+    let close = pb::CloseSubjectRequest { subject: "p-1".into(), ..Default::default() };
+    subjects.close_subject(with(&t.key, close)).await.expect("close");
+    t.read("p-1", &["email"], t.context("marketing", "")).await.expect("closed is readable");
+    t.withdraw("p-1", "marketing").await;
+    let read = t.read("p-1", &["email"], t.context("marketing", "")).await.unwrap_err();
+    assert_eq!(refused(&read), no_consent());
+    t.stop().await;
+}
+
+#[tokio::test]
+async fn a_restore_does_not_bring_a_withdrawn_consent_back() {
+    use pii_vault::ids::{ClassNo, DekVersion, Generation, ObjectId};
+    use pii_vault::keyring::ledger::{LedgerEntry, LedgerKind};
+    let t = Tenant::of("jina", JINA).await;
+    t.put("p-1", "service", &[("email", "asha@example.com")]).await;
+    t.consent("p-1", "marketing").await.expect("consent");
+    let vault = &t.running.test.node.vault;
+    let call = t.running.test.call(t.no);
+    let uid = vault.get_subject(&call, &crate::harness::id("p-1")).await.expect("subject").subject.uid;
+    // What the ledger has and a restored database has not.
+    let entry = |kind, number| LedgerEntry {
+        kind,
+        tenant: t.no,
+        uid,
+        class: ClassNo(0),
+        version: DekVersion(0),
+        generation: Generation(0),
+        at: START,
+        object: ObjectId::random(),
+        until: Timestamp(0),
+        number,
+    };
+    let entries = [entry(LedgerKind::ConsentWithdrawn, MARKETING), entry(LedgerKind::Objected, ANALYTICS)];
+    assert_eq!(vault.decide_again(&entries).await.expect("again").refusals, 2);
+    assert_eq!(vault.decide_again(&entries).await.expect("twice").refusals, 0, "they stand");
+    let read = t.read("p-1", &["email"], t.context("marketing", "")).await.unwrap_err();
+    assert_eq!(refused(&read), no_consent());
+    assert_eq!(t.decided("p-1").await.objected_purpose_ids, [ANALYTICS]);
+    t.stop().await;
+}

@@ -312,8 +312,14 @@ impl Vault {
                 Edit::Keep => return Ok(answer),
                 Edit::Note => None,
                 Edit::Put(_) | Edit::Remove => {
-                    self.must_be_open(&snapshot.subject)?;
-                    change.require(Precondition::SubjectLive { uid });
+                    let subject = &snapshot.subject;
+                    if field == RIGHTS && subject.state == SubjectState::Closed {
+                        // Who closed the account can still say no.
+                        change.require(Precondition::SubjectAt { uid, revision: subject.revision });
+                    } else {
+                        self.must_be_open(subject)?;
+                        change.require(Precondition::SubjectLive { uid });
+                    }
                     let put = if let Edit::Put(value) = edit { Some(value) } else { None };
                     self.write_credential(call, &snapshot, field, put, &mut change).await?
                 }

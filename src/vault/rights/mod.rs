@@ -5,6 +5,7 @@
 //! subject, and an older copy of the database does not bring a withdrawn consent back unseen. A subject about whom nothing
 //! was recorded has no such class, and costs a read nothing.
 
+pub mod disclosures;
 mod history;
 pub mod requests;
 
