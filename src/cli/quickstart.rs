@@ -46,18 +46,14 @@ pub struct Quickstart {
     #[arg(long, value_name = "DIR", default_value = "pii-vault-quickstart")]
     dir: PathBuf,
     /// Whose policy and sample data: jina-connect, jiwa-ai, jenny-erp
-    #[arg(long, value_name = "NAME", default_value = "jina-connect", value_parser = sample_tenant)]
-    tenant: &'static SampleTenant,
+    #[arg(long, value_name = "NAME", default_value = "jina-connect", value_parser = samples::NAMES)]
+    tenant: String,
     /// Port of the server; 0: any free one
     #[arg(long, value_name = "PORT", default_value_t = 7443)]
     port: u16,
     /// End after the tour instead of staying up
     #[arg(long)]
     exit: bool,
-}
-
-fn sample_tenant(name: &str) -> Result<&'static SampleTenant, String> {
-    SampleTenant::of(name).ok_or_else(|| "must be jina-connect, jiwa-ai or jenny-erp".into())
 }
 
 type Client = InterceptedService<Channel, Bearer>;
@@ -168,6 +164,8 @@ impl Quickstart {
                 self.dir.display()
             )));
         }
+        let sample = SampleTenant::of(&self.tenant)
+            .ok_or_else(|| CliError::Usage("--tenant: jina-connect, jiwa-ai or jenny-erp".into()))?;
         let mut step = Step(0);
         std::fs::create_dir_all(self.dir.join("tls")).map_err(|e| failed("cannot make the directory")(&e))?;
         let dir = self.dir.canonicalize().map_err(|e| failed("cannot find the directory")(&e))?;
@@ -208,14 +206,13 @@ impl Quickstart {
         });
         step.say(&format!("a server on https://{address}, TLS 1.3"));
 
-        let toured =
-            tour(self.tenant, &dir, &config, &node, address.port(), &certificates, &made, &mut step, &clock).await;
+        let toured = tour(sample, &dir, &config, &node, address.port(), &certificates, &made, &mut step, &clock).await;
         let took = clock.monotonic().saturating_sub(began);
         match toured {
             Ok(()) if self.exit => println!("\ndone in {:.1} s", took.as_secs_f64()),
             Ok(()) => {
                 println!("\nready after {:.1} s; Ctrl-C ends", took.as_secs_f64());
-                what_next(self.tenant, &dir, address.port(), ops);
+                what_next(sample, &dir, address.port(), ops);
                 let _ = tokio::signal::ctrl_c().await;
             }
             Err(error) => {

@@ -24,6 +24,9 @@ pub struct SampleTenant {
     pub samples: &'static [Sample],
 }
 
+/// Their names. Texts, like the global `--tenant` that `quickstart` has in its own way.
+pub const NAMES: [&str; 3] = ["jina-connect", "jiwa-ai", "jenny-erp"];
+
 /// How many people have samples.
 pub const PEOPLE: usize = 10;
 
