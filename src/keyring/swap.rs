@@ -522,6 +522,8 @@ impl Footprint {
             P::TenantIs { tenant, .. } | P::TenantSettingsAt { tenant, .. } | P::TreeGeneration { tenant, .. } => {
                 Row::Tenant(*tenant)
             }
+            // Nothing that swaps makes a subject; counted with the tenant's own row all the same.
+            P::SubjectRoom { tenant, .. } => Row::Tenant(*tenant),
             P::SubjectAt { uid, .. } | P::SubjectLive { uid } => Row::Subject(*uid),
             P::ClassAt { uid, .. } | P::ClassLive { uid, .. } | P::ClassBelow { uid, .. } => Row::Subject(*uid),
             P::ClassStill { uid, .. } => Row::Subject(*uid),
@@ -554,6 +556,7 @@ impl Footprint {
                 Row::Subject(row.uid)
             }
             M::DeleteSubject { uid } | M::TouchSubject { uid, .. } | M::DeleteClass { uid, .. } => Row::Subject(*uid),
+            M::CountSeals { uid, .. } => Row::Subject(*uid),
             M::PutClass(row) => Row::Subject(row.uid),
             M::PutItemGroup(row) => Row::Subject(row.key.uid),
             M::DeleteItemGroup { uid, .. } | M::DeleteItem { uid, .. } | M::DeleteItemsOf { uid, .. } => {

@@ -27,6 +27,8 @@ pub enum Precondition {
     TenantSettingsAt { tenant: TenantNo, revision: Revision },
     /// The tenant's tree has this generation; for swaps and births of nodes only.
     TreeGeneration { tenant: TenantNo, generation: Generation },
+    /// With `new` more subjects the tenant has at most `most`. Counted before this change set: one for all that it makes.
+    SubjectRoom { tenant: TenantNo, new: u64, most: u64 },
     /// The subject's row is there with this revision.
     SubjectAt { uid: SubjectUid, revision: Revision },
     /// The subject's row is there and `Live`, whatever its revision.
@@ -91,7 +93,14 @@ pub enum Mutation {
         uid: SubjectUid,
         at: Timestamp,
     },
+    /// A row that replaces one of the same version does not lower the count of seals, unless it erases.
     PutClass(ClassRow),
+    /// So many values were sealed under the class's key beside its record; no revision.
+    CountSeals {
+        uid: SubjectUid,
+        class: ClassNo,
+        by: u32,
+    },
     DeleteClass {
         uid: SubjectUid,
         class: ClassNo,
@@ -392,6 +401,8 @@ pub trait Store: Send + Sync + 'static {
     /// Feed events of a tenant after a number, in order.
     async fn feed(&self, tenant: TenantNo, after: u64, limit: u32) -> Result<Page<FeedRow>, StoreError>;
 
+    /// How many subjects a tenant has: a counter, no scan.
+    async fn subject_count(&self, tenant: TenantNo) -> Result<u64, StoreError>;
     /// Counts for usage and reports; may scan, so never at start.
     async fn counts(&self, tenant: TenantNo) -> Result<TenantCounts, StoreError>;
     /// A consistent copy of the whole database as a new file at `path`, durable when it answers; `watch` paces it.

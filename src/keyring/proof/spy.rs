@@ -197,6 +197,9 @@ impl Store for Spy {
     async fn feed(&self, tenant: TenantNo, after: u64, limit: u32) -> Result<Page<FeedRow>, StoreError> {
         self.inner.feed(tenant, after, limit).await
     }
+    async fn subject_count(&self, tenant: TenantNo) -> Result<u64, StoreError> {
+        self.inner.subject_count(tenant).await
+    }
     async fn counts(&self, tenant: TenantNo) -> Result<TenantCounts, StoreError> {
         self.inner.counts(tenant).await
     }

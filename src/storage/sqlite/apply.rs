@@ -24,6 +24,8 @@ pub struct Apply<'a> {
     pub applied: &'a mut Applied,
     /// Rows removed by mutations with a limit.
     pub removed: u64,
+    /// Subjects that came (or, below zero, went), by tenant; they count once the change set is through.
+    pub counted: Vec<(TenantNo, i64)>,
 }
 
 type Sql<T> = rusqlite::Result<T>;
@@ -65,6 +67,14 @@ impl Apply<'_> {
             TreeGeneration { tenant, generation } => {
                 let found = self.one("SELECT generation FROM tenant WHERE no = ?1", [tenant.0], int)?;
                 Ok(found == Some(generation.0 as i64))
+            }
+            SubjectRoom { tenant, new, most } => {
+                let stored = || self.one("SELECT subjects FROM mark WHERE tenant = ?1", [tenant.0], int);
+                let present = match self.marks.get(tenant) {
+                    Some(mark) => mark.subjects,
+                    None => stored()?.unwrap_or(0),
+                };
+                Ok(u64::try_from(present).unwrap_or(0).saturating_add(*new) <= *most)
             }
             SubjectAt { uid, revision } => {
                 let found = self.one("SELECT revision FROM subject WHERE uid = ?1", [uid.0], int)?;
@@ -163,6 +173,9 @@ impl Apply<'_> {
             ClearTenant { tenant, limit } => self.clear_tenant(*tenant, *limit)?,
             PutSubject(s) => {
                 self.applied.uids.push(s.uid);
+                if !self.any("SELECT 1 FROM subject WHERE uid = ?1", [s.uid.0])? {
+                    self.counted.push((s.tenant, 1));
+                }
                 self.run(
                     "INSERT INTO subject(uid, tenant, digest, sealed_id, state, grp, revision, created, touched, due)
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
@@ -185,7 +198,9 @@ impl Apply<'_> {
             DeleteSubject { uid } => {
                 self.applied.uids.push(*uid);
                 self.delete_classes(*uid)?;
-                self.run("DELETE FROM subject WHERE uid = ?1", [uid.0])?;
+                let tenant =
+                    self.one("DELETE FROM subject WHERE uid = ?1 RETURNING tenant", [uid.0], |row| row.get(0))?;
+                self.counted.extend(tenant.map(|no| (TenantNo(no), -1)));
             }
             TouchSubject { uid, at } => {
                 let sql = "UPDATE subject SET touched = ?2 WHERE uid = ?1 AND touched < ?2";
@@ -205,7 +220,8 @@ impl Apply<'_> {
                         data_keys_issued, seals, next_bucket, record)
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
                      ON CONFLICT(id) DO UPDATE SET tenant = ?2, version = ?4, slot = ?5, dek = ?6, state = ?7,
-                        revision = ?8, data_keys_issued = ?9, seals = ?10, next_bucket = ?11, record = ?12",
+                        revision = ?8, data_keys_issued = ?9, next_bucket = ?11, record = ?12,
+                        seals = CASE WHEN version = ?4 AND ?7 <> 3 THEN max(seals, ?10) ELSE ?10 END",
                     rusqlite::params![
                         class_id(c.uid, c.class),
                         c.tenant.0,
@@ -221,6 +237,11 @@ impl Apply<'_> {
                         c.record
                     ],
                 )?;
+            }
+            CountSeals { uid, class, by } => {
+                self.applied.uids.push(*uid);
+                let sql = "UPDATE subject_class SET seals = seals + ?2 WHERE id = ?1";
+                self.run(sql, (class_id(*uid, *class), by))?;
             }
             DeleteClass { uid, class } => {
                 self.applied.uids.push(*uid);
@@ -419,12 +440,22 @@ impl Apply<'_> {
         Ok(new)
     }
 
+    /// The change set is through: its subjects count.
+    pub fn count(&mut self) -> Sql<()> {
+        for (tenant, by) in std::mem::take(&mut self.counted) {
+            let mark = self.mark(tenant)?;
+            mark.subjects += by;
+            mark.changed = true;
+        }
+        Ok(())
+    }
+
     fn mark(&mut self, tenant: TenantNo) -> Sql<&mut Mark> {
         if !self.marks.contains_key(&tenant) {
-            let sql = "SELECT slot_next, feed_last FROM mark WHERE tenant = ?1";
-            let found = self.one(sql, [tenant.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            let (slot_next, feed_last) = found.unwrap_or((0, 0));
-            self.marks.insert(tenant, Mark { slot_next, feed_last, changed: false });
+            let sql = "SELECT slot_next, feed_last, subjects FROM mark WHERE tenant = ?1";
+            let found = self.one(sql, [tenant.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+            let (slot_next, feed_last, subjects) = found.unwrap_or((0, 0, 0));
+            self.marks.insert(tenant, Mark { slot_next, feed_last, subjects, changed: false });
         }
         Ok(self.marks.get_mut(&tenant).expect("it was put in just above"))
     }
@@ -522,8 +553,9 @@ impl Apply<'_> {
                 return Ok(());
             }
             self.applied.uids.push(SubjectUid(uid));
-            let removed =
-                self.delete_classes(SubjectUid(uid))? + self.run("DELETE FROM subject WHERE uid = ?1", [uid])?;
+            let gone = self.run("DELETE FROM subject WHERE uid = ?1", [uid])?;
+            self.counted.push((tenant, -(gone as i64)));
+            let removed = self.delete_classes(SubjectUid(uid))? + gone;
             self.removed += removed as u64;
             left = left.saturating_sub(removed as u64);
         }

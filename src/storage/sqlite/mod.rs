@@ -436,6 +436,10 @@ impl Store for SqliteStore {
         self.read(move |conn| read::feed(conn, tenant, after, limit)).await
     }
 
+    async fn subject_count(&self, tenant: TenantNo) -> Result<u64> {
+        self.read(move |conn| read::subject_count(conn, tenant)).await
+    }
+
     async fn counts(&self, tenant: TenantNo) -> Result<TenantCounts> {
         self.read(move |conn| read::counts(conn, tenant)).await
     }

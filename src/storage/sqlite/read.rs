@@ -338,11 +338,16 @@ pub fn feed(conn: &Connection, tenant: TenantNo, after: u64, limit: u32) -> Resu
     Ok(page(all(conn, sql, params, decode::feed)?, limit))
 }
 
+pub fn subject_count(conn: &Connection, tenant: TenantNo) -> Result<u64> {
+    let sql = "SELECT subjects FROM mark WHERE tenant = ?1";
+    Ok(one(conn, sql, [tenant.0], |row| decode::num(row, 0))?.unwrap_or(0))
+}
+
 pub fn counts(conn: &Connection, tenant: TenantNo) -> Result<TenantCounts> {
     snapshot(conn, |conn| {
         let count = |sql: &str| Ok(one(conn, sql, [tenant.0], |row| decode::num(row, 0))?.unwrap_or(0));
         Ok(TenantCounts {
-            subjects: count("SELECT count(*) FROM subject WHERE tenant = ?1")?,
+            subjects: subject_count(conn, tenant)?,
             classes: count("SELECT count(*) FROM subject_class WHERE tenant = ?1")?,
             items: count("SELECT coalesce(sum(count), 0) FROM item_group WHERE tenant = ?1")?,
             terms: count("SELECT count(*) FROM term WHERE tenant = ?1")?,

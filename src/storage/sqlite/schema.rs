@@ -14,7 +14,7 @@ use crate::storage::StoreError;
 pub const APPLICATION_ID: i32 = 0x5049_4976;
 
 /// Step n (from 0) makes a file of version n into one of version n + 1. Never edit one that was released: add another.
-const STEPS: [&str; 1] = [V1];
+const STEPS: [&str; 2] = [V1, V2];
 
 /// The version that this program writes.
 pub const VERSION: u32 = STEPS.len() as u32;
@@ -22,7 +22,7 @@ pub const VERSION: u32 = STEPS.len() as u32;
 // subject_class: id = uid << 5 | class, so that a subject's classes are one range of a table whose leaves hold whole
 // records (a table WITHOUT ROWID would move what is longer than 1,002 bytes to pages of its own).
 // node: a blob of 3,869 bytes and its header are 3,882 of the 4,061 bytes that fit one page of 4,096.
-// mark: counters that must not go back when the rows that they counted are gone.
+// mark: counters: two that must not go back when the rows that they counted are gone, and (V2) the subjects there are.
 const V1: &str = "
 CREATE TABLE meta(key TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE tenant(
@@ -80,6 +80,14 @@ CREATE UNIQUE INDEX audit_change_last ON audit_change(tenant, last);
 CREATE TABLE feed(
     tenant INTEGER NOT NULL, seq INTEGER NOT NULL, at INTEGER NOT NULL, body BLOB NOT NULL,
     PRIMARY KEY(tenant, seq)) STRICT, WITHOUT ROWID;
+";
+
+// Subjects of each tenant, counted once here and kept beside the other counters from then on.
+const V2: &str = "
+ALTER TABLE mark ADD COLUMN subjects INTEGER NOT NULL DEFAULT 0;
+INSERT INTO mark(tenant, slot_next, feed_last, subjects)
+    SELECT tenant, 0, 0, count(*) FROM subject WHERE true GROUP BY tenant
+    ON CONFLICT(tenant) DO UPDATE SET subjects = excluded.subjects;
 ";
 
 /// Keys of `meta`.

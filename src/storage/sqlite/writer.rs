@@ -35,11 +35,12 @@ pub struct Commit {
     pub answer: oneshot::Sender<Result<Committed>>,
 }
 
-/// Counters of a tenant that outlive the rows they counted.
+/// Counters of a tenant, kept beside its rows.
 #[derive(Clone, Copy)]
 pub struct Mark {
     pub slot_next: i64,
     pub feed_last: i64,
+    pub subjects: i64,
     pub changed: bool,
 }
 
@@ -254,7 +255,7 @@ impl Writer {
         savepoint: bool,
         applied: &mut Applied,
     ) -> std::result::Result<Option<Result<Committed>>, Failure> {
-        let mut apply = Apply { conn: &self.conn, marks: &mut self.marks, applied, removed: 0 };
+        let mut apply = Apply { conn: &self.conn, marks: &mut self.marks, applied, removed: 0, counted: Vec::new() };
         if let Some(conflict) = apply.check(&commit.change.preconditions)? {
             return Ok(Some(Err(StoreError::Conflict(conflict))));
         }
@@ -278,6 +279,7 @@ impl Writer {
             run(&self.conn, "RELEASE change")?;
             return Ok(Some(Err(refused)));
         }
+        apply.count()?;
         let removed = apply.removed;
         if savepoint {
             run(&self.conn, "RELEASE change")?;
@@ -323,8 +325,10 @@ impl Writer {
         self.builders = builders;
         for (tenant, mark) in self.marks.iter().filter(|(_, m)| m.changed) {
             self.conn
-                .prepare_cached("INSERT OR REPLACE INTO mark(tenant, slot_next, feed_last) VALUES (?1, ?2, ?3)")?
-                .execute((tenant.0, mark.slot_next, mark.feed_last))?;
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO mark(tenant, slot_next, feed_last, subjects) VALUES (?1, ?2, ?3, ?4)",
+                )?
+                .execute((tenant.0, mark.slot_next, mark.feed_last, mark.subjects))?;
         }
         let next = self.shared.next_uid.load(Ordering::SeqCst);
         if next + UID_AHEAD / 2 > self.uid_high {
