@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use crate::access::{Verb, View};
 use crate::audit::{Action, AuditRecord, Outcome};
-use crate::auth::{self, Permit, Principal, authorize};
+use crate::auth::{Permit, Principal, authorize};
 use crate::clock::Timestamp;
 use crate::ids::{GroupNo, ObjectId, PurposeNo, RecipientNo};
 use crate::policy::compiled::{Ask, SubjectFacts};
@@ -27,7 +27,7 @@ pub struct Call {
 impl Call {
     /// Whether the caller may do this in the tenant at all.
     pub fn permit(&self, verb: Verb) -> Result<Permit, VaultError> {
-        authorize(&self.principal, &auth::Ask::plain(self.tenant.no, verb)).map_err(VaultError::from)
+        authorize(&self.principal, self.tenant.no, verb).map_err(VaultError::from)
     }
 
     /// Whether the caller may do this with a subject of that group.

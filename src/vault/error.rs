@@ -145,17 +145,10 @@ impl From<SwapError> for VaultError {
 
 impl From<crate::auth::Denial> for VaultError {
     fn from(denial: crate::auth::Denial) -> Self {
-        use crate::auth::Rule;
-        let kind = match denial.rule {
-            Rule::PurposeMissing => {
-                return VaultError::invalid("context.purpose_id", "a purpose is needed to touch values");
-            }
-            Rule::TenantForeign => return VaultError::NotFound,
-            Rule::PurposeNotGranted => DenialKind::PurposeNotGranted,
-            Rule::ViewNotGranted => DenialKind::ViewNotGranted,
-            _ => DenialKind::NotPermitted,
-        };
-        VaultError::denied(kind, denial.rule.to_string())
+        match denial.rule {
+            crate::auth::Rule::TenantForeign => VaultError::NotFound,
+            rule => VaultError::denied(DenialKind::NotPermitted, rule.to_string()),
+        }
     }
 }
 

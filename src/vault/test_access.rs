@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::access::{Verb, View};
-use crate::auth::{self, KeyId, Kind, Principal, authorize, touches_values};
+use crate::auth::{KeyId, Kind, Principal, authorize, touches_values};
 use crate::ids::*;
 use crate::policy::compiled::{Ask, Decision, SubjectFacts};
 use crate::vault::Vault;
@@ -164,8 +164,8 @@ fn verb_decision(
     group: Option<GroupNo>,
 ) -> AccessDecision {
     // A key of another tenant than the call's cannot be tested here, so the tenant is the key's own.
-    let ask = auth::Ask::plain(if who.kind == Kind::Operator { call.tenant.no } else { who.tenant }, verb);
-    match authorize(who, &ask).and_then(|permit| permit.for_group(group)) {
+    let tenant = if who.kind == Kind::Operator { call.tenant.no } else { who.tenant };
+    match authorize(who, tenant, verb).and_then(|permit| permit.for_group(group)) {
         Ok(_) => {
             let fits = |i: &usize| who.grants[*i].verbs.has(verb) && who.grants[*i].covers_group(group);
             let origin = (0..who.grants.len()).find(fits).and_then(|i| origins.get(i));
