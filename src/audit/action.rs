@@ -119,6 +119,7 @@ closed_list! {
         ResumeOperation = 99, "operation.resumed";
         CancelOperation = 100, "operation.cancelled";
         WatchOperation = 101, "operation.watch";
+        GetClock = 102, "clock.get";
         // The vault itself, 104 to 127.
         Start = 104, "vault.started";
         Stop = 105, "vault.stopped";

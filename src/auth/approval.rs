@@ -47,14 +47,16 @@ pub enum ApprovalError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Approval {
     pub id: ObjectId,
-    /// `None`: for something that is about no single subject.
-    pub subject: Option<SubjectUid>,
+    /// Ascending; empty: for something that is about no subject in particular. A call may touch some of them.
+    pub subjects: Vec<SubjectUid>,
     pub verbs: VerbSet,
     pub fields: FieldSet,
     pub purposes: PurposeSet,
     pub max_view: View,
-    /// Keyed digest of the case or ticket, so that a call must name the same one and the store holds no clear text.
+    /// Keyed digest of the case or ticket, so that a call must name the same one.
     pub reference: [u8; 32],
+    /// The case or ticket, sealed: for those who decide.
+    pub sealed_reference: Vec<u8>,
     pub requester: ActorId,
     pub requested_at: Timestamp,
     pub expires_at: Timestamp,
@@ -67,7 +69,7 @@ pub struct Approval {
 #[derive(Debug, Clone)]
 pub struct ApprovalUse {
     pub by: ActorId,
-    pub subject: Option<SubjectUid>,
+    pub subjects: Vec<SubjectUid>,
     pub verb: Verb,
     pub fields: FieldSet,
     pub purpose: Option<PurposeNo>,
@@ -114,7 +116,8 @@ impl Approval {
         if call.by != self.requester {
             return Err(ApprovalError::OtherRequester);
         }
-        if call.subject != self.subject {
+        let all_named = call.subjects.iter().all(|uid| self.subjects.binary_search(uid).is_ok());
+        if !all_named || call.subjects.is_empty() != self.subjects.is_empty() {
             return Err(ApprovalError::OtherSubject);
         }
         let purpose = call.purpose.is_none_or(|p| self.purposes.has(p.0));
@@ -132,12 +135,13 @@ impl Approval {
     pub fn to_bytes(&self) -> Vec<u8> {
         let body = Body {
             id: self.id,
-            subject: self.subject,
+            subjects: self.subjects.clone(),
             verbs: self.verbs.0,
             fields: self.fields.iter().collect(),
             purposes: self.purposes.iter().collect(),
             max_view: self.max_view as u8,
             reference: data_encoding::HEXLOWER.encode(&self.reference),
+            sealed_reference: data_encoding::BASE64.encode(&self.sealed_reference),
             requester: self.requester,
             requested_at: self.requested_at,
             expires_at: self.expires_at,
@@ -158,12 +162,13 @@ impl Approval {
         }
         Some(Approval {
             id: body.id,
-            subject: body.subject,
+            subjects: body.subjects,
             verbs: VerbSet(body.verbs),
             fields,
             purposes,
             max_view,
             reference: reference.try_into().ok()?,
+            sealed_reference: data_encoding::BASE64.decode(body.sealed_reference.as_bytes()).ok()?,
             requester: body.requester,
             requested_at: body.requested_at,
             expires_at: body.expires_at,
@@ -177,12 +182,13 @@ impl Approval {
 #[serde(deny_unknown_fields)]
 struct Body {
     id: ObjectId,
-    subject: Option<SubjectUid>,
+    subjects: Vec<SubjectUid>,
     verbs: u32,
     fields: Vec<u16>,
     purposes: Vec<u16>,
     max_view: u8,
     reference: String,
+    sealed_reference: String,
     requester: ActorId,
     requested_at: Timestamp,
     expires_at: Timestamp,
@@ -200,12 +206,13 @@ mod tests {
     fn requested() -> Approval {
         Approval {
             id: ObjectId::random(),
-            subject: Some(SubjectUid(5)),
+            subjects: vec![SubjectUid(5), SubjectUid(8)],
             verbs: [Verb::Read].into_iter().collect(),
             fields: [1, 2].into_iter().collect(),
             purposes: [3].into_iter().collect(),
             max_view: View::Plain,
             reference: [9; 32],
+            sealed_reference: vec![1, 2, 3],
             requester: ASKS,
             requested_at: Timestamp(0),
             expires_at: Timestamp(100),
@@ -217,7 +224,7 @@ mod tests {
     fn call() -> ApprovalUse {
         ApprovalUse {
             by: ASKS,
-            subject: Some(SubjectUid(5)),
+            subjects: vec![SubjectUid(5)],
             verb: Verb::Read,
             fields: [2].into_iter().collect(),
             purpose: Some(PurposeNo(3)),
@@ -244,8 +251,14 @@ mod tests {
         let granted = requested().decide(DECIDES, true, Timestamp(1)).unwrap();
         let refused = |call: ApprovalUse| granted.use_for(&call, Timestamp(2)).unwrap_err();
         assert_eq!(refused(ApprovalUse { by: DECIDES, ..call() }), ApprovalError::OtherRequester);
-        assert_eq!(refused(ApprovalUse { subject: Some(SubjectUid(6)), ..call() }), ApprovalError::OtherSubject);
-        assert_eq!(refused(ApprovalUse { subject: None, ..call() }), ApprovalError::OtherSubject);
+        for others in [vec![SubjectUid(6)], vec![SubjectUid(5), SubjectUid(6)], vec![]] {
+            assert_eq!(refused(ApprovalUse { subjects: others, ..call() }), ApprovalError::OtherSubject);
+        }
+        let both = ApprovalUse { subjects: vec![SubjectUid(8), SubjectUid(5)], ..call() };
+        assert!(granted.use_for(&both, Timestamp(2)).is_ok());
+        let of_nobody = Approval { subjects: vec![], ..granted.clone() };
+        assert_eq!(of_nobody.use_for(&call(), Timestamp(2)), Err(ApprovalError::OtherSubject));
+        assert!(of_nobody.use_for(&ApprovalUse { subjects: vec![], ..call() }, Timestamp(2)).is_ok());
         assert_eq!(refused(ApprovalUse { verb: Verb::Export, ..call() }), ApprovalError::NotCovered);
         assert_eq!(refused(ApprovalUse { fields: [2, 4].into_iter().collect(), ..call() }), ApprovalError::NotCovered);
         assert_eq!(refused(ApprovalUse { purpose: Some(PurposeNo(1)), ..call() }), ApprovalError::NotCovered);

@@ -53,6 +53,7 @@ const APPROVAL: &[Col] = &[
     Col("APPROVAL", "approval"),
     Col("STATE", "state"),
     Col("SUBJECT", "subject"),
+    Col("SUBJECTS", "subjects"),
     Col("VERBS", "grant.verbs"),
     Col("FIELDS", "grant.field_ids|field"),
     Col("CLASSES", "grant.class_ids|class"),
@@ -435,12 +436,13 @@ async fn parse_grant(s: &Session, text: &str) -> Result<pb::Grant, CliError> {
 #[derive(Debug, Subcommand)]
 pub enum Approval {
     /// Ask a second person to approve something
-    #[command(after_help = "Example:
-  pii-vault approval request --subject u-17 --verb read --field email -p legal_request --reference CASE-17")]
+    #[command(after_help = "Examples:
+  pii-vault approval request --subject u-17 --verb read --field email -p legal_request --reference CASE-17
+  pii-vault --tenant acme approval request --verb erase --reference CLOSING-ACME")]
     Request {
-        /// Subject it is for [default: no single one]
-        #[arg(long)]
-        subject: Option<String>,
+        /// Subject it is for; may be repeated, for one `batch get` of that list [default: none in particular]
+        #[arg(long = "subject", value_name = "SUBJECT")]
+        subjects: Vec<String>,
         /// What should be allowed; may be repeated
         #[arg(long = "verb", value_parser = args::verb, value_delimiter = ',', required = true)]
         verbs: Vec<i32>,
@@ -479,8 +481,9 @@ pub enum Approval {
         approval: String,
     },
     /// List approvals, newest first
-    #[command(after_help = "Example:
-  pii-vault approval list --state pending")]
+    #[command(after_help = "Examples:
+  pii-vault approval list --state pending
+  pii-vault --tenant acme approval list")]
     List {
         /// Only this state; may be repeated
         #[arg(long = "state", value_parser = args::approval_state)]
@@ -493,7 +496,7 @@ pub enum Approval {
 /// `approval`
 pub async fn approval(s: &Session, command: Approval) -> Result<(), CliError> {
     let approval = match command {
-        Approval::Request { subject, verbs, select, purposes, recipients, view, reference, expires, write } => {
+        Approval::Request { mut subjects, verbs, select, purposes, recipients, view, reference, expires, write } => {
             let select = select.select(s).await?.unwrap_or_default();
             let grant = pb::Grant {
                 class_ids: select.class_ids,
@@ -505,7 +508,8 @@ pub async fn approval(s: &Session, command: Approval) -> Result<(), CliError> {
                 ..Default::default()
             };
             let request = pb::RequestApprovalRequest {
-                subject: subject.unwrap_or_default(),
+                subject: if subjects.len() == 1 { subjects.remove(0) } else { String::new() },
+                subjects,
                 grant: Some(grant),
                 reference,
                 expire_time: args::at(s, expires),
@@ -527,7 +531,8 @@ pub async fn approval(s: &Session, command: Approval) -> Result<(), CliError> {
             let page = list
                 .pages(|page_size, page_token| {
                     let mut client = s.access();
-                    let request = pb::ListApprovalsRequest { states: states.clone(), page_size, page_token };
+                    let (states, tenant) = (states.clone(), s.tenant());
+                    let request = pb::ListApprovalsRequest { states, tenant, page_size, page_token };
                     async move {
                         let answer = client.list_approvals(request).await?.into_inner();
                         Ok((answer.approvals, answer.next_page_token))

@@ -290,7 +290,7 @@ async fn call(s: &Session, yes: bool, command: Command) -> Result<(), CliError> 
         Command::Report(a) => report::report(s, a).await,
         Command::Receipt(c) => receipt::receipt(s, c).await,
         Command::Audit(c) => audit::audit(s, c).await,
-        Command::Ops(c) => ops::ops(s, c).await,
+        Command::Ops(c) => ops::ops(s, yes, c).await,
         Command::Keys(c) => ops::keys(s, yes, c).await,
         Command::Backup(c) => backup::backup(s, yes, c).await,
         Command::Keeper(c) => keeper::keeper(s, yes, c).await,

@@ -8,6 +8,7 @@ use crate::cli::output::{Col, Page};
 use crate::cli::session::Session;
 use crate::cli::text::Moment;
 use crate::cli::values::wire;
+use crate::grpc::convert::wire_time;
 use crate::grpc::pb;
 use clap::Subcommand;
 use serde_json::json;
@@ -63,10 +64,35 @@ Example:
         /// Name of the operation
         operation: String,
     },
+    /// Whether the server trusts its clock; nothing ends by time until it does (operator key)
+    #[command(after_help = "Example:
+  pii-vault ops clock")]
+    Clock,
+    /// Say that the server's clock is right although it jumped; what is due then ends (operator key)
+    #[command(
+        after_help = "The time is that of this machine, or of another clock that you trust; the server refuses when
+its own differs by more than five minutes.
+
+Examples:
+  pii-vault ops confirm-clock
+  pii-vault ops confirm-clock --time 2027-03-01T12:00:00Z --yes"
+    )]
+    ConfirmClock {
+        /// What the time is [default: the time of this machine]
+        #[arg(long, value_parser = Moment::parse)]
+        time: Option<Moment>,
+    },
 }
 
+const CLOCK: &[Col] = &[
+    Col("TRUSTED", "trusted|mark"),
+    Col("SERVER TIME", "server_time"),
+    Col("JUMPED TO", "seen_time"),
+    Col("EXPECTED", "expected_time"),
+];
+
 /// `ops`
-pub async fn ops(s: &Session, command: Ops) -> Result<(), CliError> {
+pub async fn ops(s: &Session, yes: bool, command: Ops) -> Result<(), CliError> {
     let none = Names::default();
     match command {
         Ops::List { states, kinds, list } => {
@@ -97,6 +123,17 @@ pub async fn ops(s: &Session, command: Ops) -> Result<(), CliError> {
             let request = pb::CancelOperationRequest { operation, tenant: s.tenant(), request_id: args::new_id() };
             let answer = s.operations().cancel_operation(request).await?.into_inner();
             s.out.record(&answer.operation.unwrap_or_default(), OPERATION, &none)
+        }
+        Ops::Clock => {
+            let answer = s.operations().get_clock(pb::GetClockRequest {}).await?.into_inner();
+            s.out.record(&answer.clock.unwrap_or_default(), CLOCK, &none)
+        }
+        Ops::ConfirmClock { time } => {
+            input::confirm(yes, "What is due by the server's clock is erased once it is confirmed")?;
+            let time = time.map_or(s.now(), |time| time.resolve(s.now()));
+            let request = pb::ConfirmClockRequest { time: Some(wire_time(time)), request_id: args::new_id() };
+            let answer = s.operations().confirm_clock(request).await?.into_inner();
+            s.out.record(&answer.clock.unwrap_or_default(), CLOCK, &none)
         }
     }
 }

@@ -24,6 +24,7 @@ const TENANT: &[Col] = &[
     Col("DISPLAY NAME", "display_name"),
     Col("KIND", "kind"),
     Col("STATE", "state"),
+    Col("SUBJECTS", "subject_count"),
     Col("QUOTA SUBJECTS", "quota_subjects|nonzero"),
     Col("REGION", "region"),
     Col("TIME ZONE", "time_zone"),
@@ -38,7 +39,19 @@ const TENANTS: &[Col] = &[
     Col("STATE", "state"),
     Col("REGION", "region"),
     Col("POLICY", "policy_version"),
+    Col("SUBJECTS", "subject_count"),
+    Col("QUOTA", "quota_subjects|nonzero"),
     Col("CREATED", "create_time"),
+];
+const USAGE: &[Col] = &[
+    Col("SUBJECTS", "subject_count"),
+    Col("QUOTA SUBJECTS", "quota_subjects|nonzero"),
+    Col("DATA KEYS", "class_count"),
+    Col("ITEMS", "item_count"),
+    Col("SEARCH TAGS", "term_count"),
+    Col("ERASED IDS", "tombstone_count"),
+    Col("TREE NODES", "node_count"),
+    Col("COUNTED", "count_time"),
 ];
 
 /// What fails a lint besides errors.
@@ -174,6 +187,13 @@ Examples:
         etag: Option<String>,
         #[command(flatten)]
         write: WriteArgs,
+    },
+    /// What a tenant holds and takes; counts rows, so it may take a moment
+    #[command(after_help = "Example:
+  pii-vault tenant usage acme")]
+    Usage {
+        /// Name of the tenant [default: that of the key, or --tenant]
+        name: Option<String>,
     },
     /// Erase a tenant with everything in it, by destroying its root key (operator key)
     #[command(after_help = "The name must be typed once more; without a terminal it is given with --confirm.
@@ -405,6 +425,11 @@ pub async fn tenant(s: &Session, yes: bool, command: Tenant) -> Result<(), CliEr
             };
             let answer = s.tenants().update_tenant(request).await?.into_inner();
             s.out.record(&answer.tenant.unwrap_or_default(), TENANT, &none)
+        }
+        Tenant::Usage { name } => {
+            let request = pb::GetUsageRequest { tenant: name.unwrap_or_else(|| s.tenant()) };
+            let answer = s.tenants().get_usage(request).await?.into_inner();
+            s.out.record(&answer, USAGE, &none)
         }
         Tenant::Erase { name, confirm, approvals, write } => {
             let what = format!("This erases tenant {name} with everything in it for good");

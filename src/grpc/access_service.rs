@@ -30,6 +30,8 @@ type Answer<T> = Result<Response<T>, Status>;
 
 /// Most numbers of one list in a grant.
 const MAX_NUMBERS: usize = 1_024;
+/// Most subjects of one approval: who decides reads the list.
+const MAX_APPROVED: usize = 100;
 /// How long an approval lasts when the request does not say.
 const APPROVAL_MS: i64 = DAY_MS;
 
@@ -249,9 +251,14 @@ fn approval_grant(call: &Call, wire: &pb::Grant) -> Result<(VerbSet, FieldSet, P
 
 impl Api {
     async fn wire_approval(&self, call: &Call, approval: Approval) -> Result<pb::Approval, Status> {
-        let subject = match approval.subject {
-            Some(uid) => self.vault.id_of_subject(call, uid).await?,
-            None => None,
+        // Who was erased meanwhile has no id any more.
+        let mut subjects = Vec::with_capacity(approval.subjects.len());
+        for uid in &approval.subjects {
+            subjects.extend(self.vault.id_of(call, *uid).await?.map(|id| id.as_str().to_owned()));
+        }
+        let subject = match approval.subjects.len() {
+            1 => subjects.pop(),
+            _ => None,
         };
         let grant = pb::Grant {
             field_ids: approval.fields.iter().map(u32::from).collect(),
@@ -263,10 +270,10 @@ impl Api {
         let name = |actor: ActorId| KeyId(actor.0).to_string();
         Ok(pb::Approval {
             approval: approval.id.to_string(),
-            subject: subject.map_or(String::new(), |id| id.as_str().to_owned()),
+            subject: subject.unwrap_or_default(),
+            subjects,
             grant: Some(grant),
-            // Only a digest of it is kept.
-            reference: String::new(),
+            reference: self.vault.approval_reference(call, &approval)?.to_string(),
             requester: name(approval.requester),
             approver: approval.decision.map_or(String::new(), |(by, ..)| name(by)),
             expire_time: Some(wire_time(approval.expires_at)),
@@ -480,23 +487,28 @@ impl pb::access_service_server::AccessService for Api {
         }
         let grant = message.grant.as_ref().ok_or_else(|| Bad::rule("grant", "is required"))?;
         let (verbs, fields, purposes, max_view) = approval_grant(&call, grant)?;
+        let mut subjects: Vec<SubjectId> = convert::opt_subject_id("subject", &message.subject)?.into_iter().collect();
+        if !subjects.is_empty() && !message.subjects.is_empty() {
+            return Err(Bad::rule("subjects", "give one subject or a list, not both").into());
+        }
+        short("subjects", message.subjects.len(), MAX_APPROVED)?;
+        for id in &message.subjects {
+            subjects.push(convert::subject_id("subjects", id)?);
+        }
         let ask = ApprovalAsk {
-            subject: convert::opt_subject_id("subject", &message.subject)?,
+            subjects,
             verbs,
             fields,
             purposes,
             max_view,
-            reference: reference.clone(),
+            reference,
             expires: opt_time("expire_time", &message.expire_time)?.unwrap_or(call.now.plus_ms(APPROVAL_MS)),
         };
         let asked = self.vault.request_approval(&call, ask, repeat, message.validate_only).await?;
-        let mut approval = match asked {
+        let approval = match asked {
             Some(asked) => Some(self.wire_approval(&call, asked).await?),
             None => None,
         };
-        if let Some(approval) = &mut approval {
-            approval.reference = reference.to_string();
-        }
         Ok(Response::new(pb::RequestApprovalResponse { approval }))
     }
 
@@ -517,7 +529,7 @@ impl pb::access_service_server::AccessService for Api {
     }
 
     async fn list_approvals(&self, request: Request<pb::ListApprovalsRequest>) -> Answer<pb::ListApprovalsResponse> {
-        let call = self.enter(&request, Scope::Own).await?;
+        let call = self.enter(&request, Scope::NamedOrVault(&request.get_ref().tenant)).await?;
         let mut message = request.into_inner();
         let (size, token) = (convert::page_size(message.page_size)?, std::mem::take(&mut message.page_token));
         message.page_size = 0;

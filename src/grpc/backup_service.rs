@@ -52,9 +52,8 @@ impl pb::backup_service_server::BackupService for Api {
             },
         };
         let backups = self.backups()?;
-        let work = async { Ok(backups.start(&call, part).await?.id) };
-        let id = self.vault.once(&call, repeat, work).await?;
-        Ok(Response::new(pb::CreateBackupResponse { operation: id.to_string() }))
+        let operation = backups.start(&call, part, repeat).await?;
+        Ok(Response::new(pb::CreateBackupResponse { operation: operation.id.to_string() }))
     }
 
     async fn list_backups(&self, request: Request<pb::ListBackupsRequest>) -> Answer<pb::ListBackupsResponse> {

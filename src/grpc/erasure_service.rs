@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 use crate::access::Verb;
 use crate::audit::Action;
 use crate::crypto::sign::key_id;
-use crate::grpc::convert::{self, Bad, item_error, wire_time};
+use crate::grpc::convert::{self, item_error, wire_time};
 use crate::grpc::identity::{Api, Scope};
 use crate::grpc::key_service::wire_keeper;
 use crate::grpc::page::Pages;
@@ -206,6 +206,15 @@ impl Api {
         wire
     }
 
+    /// The same of an erasure below a class; one that was only checked has no name and no state.
+    fn wire_part(&self, call: &Call, erasure: Erasure, only_checked: bool) -> pb::Erasure {
+        let wire = self.wire_erasure(call, erasure);
+        match only_checked {
+            true => pb::Erasure { erasure: String::new(), status: 0, create_time: None, ..wire },
+            false => wire,
+        }
+    }
+
     fn wire_preview(&self, call: &Call, preview: &Preview) -> pb::Erasure {
         let with_hold = call.permit(Verb::Hold).is_ok();
         let outcome = |class: &crate::vault::erasures::ClassPreview| pb::ClassOutcome {
@@ -349,20 +358,18 @@ impl pb::erasure_service_server::ErasureService for Api {
         let mut message = request.into_inner();
         let repeat_id = std::mem::take(&mut message.request_id);
         let repeat = words::request(&call, "EraseFields", &repeat_id, &message)?;
-        convert::refuse(message.validate_only, "validate_only")?;
         let fields = words::named_fields(call.tenant.policy()?, message.select)?;
         let (key, context) = (words::key(message.key)?, words::context(message.context)?);
         let etag = Some(message.etag.as_str()).filter(|etag| !etag.is_empty());
-        let wait = message.wait_final;
-        let erasure = self.vault.erase_fields(&call, &context, &key, &fields, etag, repeat, wait).await?;
-        Ok(Response::new(pb::EraseFieldsResponse { erasure: Some(self.wire_erasure(&call, erasure)) }))
+        let (wait, only) = (message.wait_final, message.validate_only);
+        let erasure = self.vault.erase_fields(&call, &context, &key, &fields, etag, repeat, wait, only).await?;
+        Ok(Response::new(pb::EraseFieldsResponse { erasure: Some(self.wire_part(&call, erasure, only)) }))
     }
 
     async fn erase_items(&self, request: Request<pb::EraseItemsRequest>) -> Answer<pb::EraseItemsResponse> {
         let call = self.enter(&request, Scope::Tenant).await?;
         let mut message = request.into_inner();
         words::count("items", message.items.len(), MAX_BATCH)?;
-        convert::refuse(message.validate_only, "validate_only")?;
         let repeat_id = std::mem::take(&mut message.request_id);
         let repeat = words::request(&call, "EraseItems", &repeat_id, &message)?;
         let field = words::field(call.tenant.policy()?, message.field_id, &message.field)?;
@@ -371,9 +378,9 @@ impl pb::erasure_service_server::ErasureService for Api {
             items.push(words::item_no("items", name)?);
         }
         let (key, context) = (words::key(message.key)?, words::context(message.context)?);
-        let wait = message.wait_final;
-        let erasure = self.vault.erase_items(&call, &context, &key, field, &items, repeat, wait).await?;
-        Ok(Response::new(pb::EraseItemsResponse { erasure: Some(self.wire_erasure(&call, erasure)) }))
+        let (wait, only) = (message.wait_final, message.validate_only);
+        let erasure = self.vault.erase_items(&call, &context, &key, field, &items, repeat, wait, only).await?;
+        Ok(Response::new(pb::EraseItemsResponse { erasure: Some(self.wire_part(&call, erasure, only)) }))
     }
 
     async fn preview_erasure(&self, request: Request<pb::PreviewErasureRequest>) -> Answer<pb::PreviewErasureResponse> {
@@ -430,7 +437,10 @@ impl pb::erasure_service_server::ErasureService for Api {
             Target::Subject(key) => {
                 self.vault.schedule_erasure(&call, &context, key, &classes, due, repeat, only_check).await?
             }
-            Target::Group(_) => return Err(Bad::not_supported("group").into()),
+            Target::Group(_) if !classes.is_empty() => {
+                return Err(bad_field("class_ids", "must be empty: a group is erased as a whole"));
+            }
+            Target::Group(group) => self.vault.schedule_group(&call, &context, group, due, repeat, only_check).await?,
         };
         let mut wire = self.wire_erasure(&call, erasure);
         if only_check {
@@ -444,14 +454,10 @@ impl pb::erasure_service_server::ErasureService for Api {
         let mut message = request.into_inner();
         let repeat_id = std::mem::take(&mut message.request_id);
         let repeat = words::request(&call, "CancelErasure", &repeat_id, &message)?;
-        words::no_context(&message.context)?;
+        let context = words::context(message.context)?;
+        words::no_approval(&context)?;
         let id = convert::object_id("erasure", &message.erasure)?;
-        let work = async {
-            self.vault.cancel_erasure(&call, id).await?;
-            Ok(())
-        };
-        self.vault.once(&call, repeat, work).await?;
-        let erasure = self.wire_erasure(&call, self.vault.get_erasure(&call, id).await?);
+        let erasure = self.wire_erasure(&call, self.vault.cancel_erasure(&call, &context, id, repeat).await?);
         Ok(Response::new(pb::CancelErasureResponse { erasure: Some(erasure) }))
     }
 
@@ -614,13 +620,10 @@ impl pb::erasure_service_server::ErasureService for Api {
         let mut message = request.into_inner();
         let repeat_id = std::mem::take(&mut message.request_id);
         let repeat = words::request(&call, "ReleaseHold", &repeat_id, &message)?;
-        words::no_context(&message.context)?;
+        let context = words::context(message.context)?;
+        words::no_approval(&context)?;
         let id = convert::object_id("hold", &message.hold)?;
-        let (hold, erasures) = if message.validate_only {
-            self.vault.release_hold(&call, id, true).await?
-        } else {
-            self.vault.once(&call, repeat, self.vault.release_hold(&call, id, false)).await?
-        };
+        let (hold, erasures) = self.vault.release_hold(&call, &context, id, repeat, message.validate_only).await?;
         Ok(Response::new(pb::ReleaseHoldResponse {
             hold: Some(self.wire_hold(&call, &hold).await?),
             erasures: erasures.iter().map(ObjectId::to_string).collect(),

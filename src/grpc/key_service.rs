@@ -67,20 +67,11 @@ impl pb::key_service_server::KeyService for Api {
         let mut message = request.into_inner();
         let repeat_id = std::mem::take(&mut message.request_id);
         let repeat = words::request(&call, "RotateKeys", &repeat_id, &message)?;
-        convert::refuse(message.validate_only, "validate_only")?;
         let kind = convert::choice::<pb::KeyKind>("kind", message.kind)?;
         let reset = convert::opt_time("reset_time", &message.reset_time)?;
         if reset.is_some() && kind != pb::KeyKind::PasswordPepper {
             return Err(Bad::rule("reset_time", "is for PASSWORD_PEPPER only").into());
         }
-        let work = async {
-            let operation = match kind {
-                pb::KeyKind::Index => self.vault.rotate_index(&call).await?,
-                pb::KeyKind::PasswordPepper => self.vault.rotate_pepper(&call, reset).await?,
-                _ => self.vault.rotate_root(&call).await?,
-            };
-            Ok(operation.id)
-        };
         // The vault itself has nothing to search, so no index secret.
         let has_index = call.tenant.no != crate::ids::TenantNo::VAULT;
         if !(kind == pb::KeyKind::TenantRoot
@@ -88,8 +79,16 @@ impl pb::key_service_server::KeyService for Api {
         {
             return Err(Bad::not_supported("kind").into());
         }
-        let id = self.vault.once(&call, repeat, work).await?;
-        Ok(Response::new(pb::RotateKeysResponse { operation: id.to_string() }))
+        if message.validate_only {
+            self.vault.may_rotate(&call)?;
+            return Ok(Response::new(pb::RotateKeysResponse { operation: String::new() }));
+        }
+        let operation = match kind {
+            pb::KeyKind::Index => self.vault.rotate_index(&call, repeat).await?,
+            pb::KeyKind::PasswordPepper => self.vault.rotate_pepper(&call, reset, repeat).await?,
+            _ => self.vault.rotate_root(&call, repeat).await?,
+        };
+        Ok(Response::new(pb::RotateKeysResponse { operation: operation.id.to_string() }))
     }
 
     async fn get_seal_status(&self, request: Request<pb::GetSealStatusRequest>) -> Answer<pb::GetSealStatusResponse> {

@@ -7,12 +7,14 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
+use crate::audit::Action;
 use crate::grpc::convert::{self, wire_time};
 use crate::grpc::erasure_service::{operation_position, operation_token};
 use crate::grpc::identity::{Api, Scope};
 use crate::grpc::page::Pages;
 use crate::grpc::pb;
 use crate::grpc::reason::Reason;
+use crate::grpc::status::bad_field;
 use crate::grpc::words;
 use crate::vault::operation::{Operation, OperationKind, OperationStatus};
 
@@ -80,6 +82,18 @@ fn wire(operation: &Operation) -> pb::Operation {
     }
 }
 
+impl Api {
+    fn wire_clock(&self) -> pb::Clock {
+        let jump = self.vault.clock_jump();
+        pb::Clock {
+            trusted: jump.is_none(),
+            server_time: Some(wire_time(self.vault.now())),
+            seen_time: jump.map(|jump| wire_time(jump.seen)),
+            expected_time: jump.map(|jump| wire_time(jump.expected)),
+        }
+    }
+}
+
 #[tonic::async_trait]
 impl pb::operation_service_server::OperationService for Api {
     async fn get_operation(&self, request: Request<pb::GetOperationRequest>) -> Answer<pb::GetOperationResponse> {
@@ -117,13 +131,24 @@ impl pb::operation_service_server::OperationService for Api {
         let repeat_id = std::mem::take(&mut message.request_id);
         let repeat = words::request(&call, "CancelOperation", &repeat_id, &message)?;
         let id = convert::object_id("operation", &message.operation)?;
-        let work = async {
-            self.vault.cancel_operation(&call, id).await?;
-            Ok(())
-        };
-        self.vault.once(&call, repeat, work).await?;
-        let operation = self.vault.get_operation(&call, id).await?;
+        let operation = self.vault.cancel_operation(&call, id, repeat).await?;
         Ok(Response::new(pb::CancelOperationResponse { operation: Some(wire(&operation)) }))
+    }
+
+    async fn get_clock(&self, request: Request<pb::GetClockRequest>) -> Answer<pb::GetClockResponse> {
+        let call = self.enter(&request, Scope::Vault).await?;
+        self.vault.note_listing(&call, Action::GetClock).await?;
+        Ok(Response::new(pb::GetClockResponse { clock: Some(self.wire_clock()) }))
+    }
+
+    async fn confirm_clock(&self, request: Request<pb::ConfirmClockRequest>) -> Answer<pb::ConfirmClockResponse> {
+        let call = self.enter(&request, Scope::Vault).await?;
+        let mut message = request.into_inner();
+        let repeat_id = std::mem::take(&mut message.request_id);
+        let repeat = words::request(&call, "ConfirmClock", &repeat_id, &message)?;
+        let said = convert::opt_time("time", &message.time)?.ok_or_else(|| bad_field("time", "is required"))?;
+        self.vault.confirm_clock(&call, said, repeat).await?;
+        Ok(Response::new(pb::ConfirmClockResponse { clock: Some(self.wire_clock()) }))
     }
 
     type WatchOperationStream =

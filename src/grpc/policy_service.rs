@@ -155,20 +155,14 @@ impl pb::policy_service_server::PolicyService for Api {
             etag => Some(PolicyVersion(etag.parse().map_err(|_| VaultError::EtagStale)?)),
         };
         if message.validate_only {
-            let (version, findings) = self.vault.apply_policy(&call, text, expected, true).await?;
+            let (version, findings) = self.vault.apply_policy(&call, text, expected, None, true).await?;
             return Ok(Response::new(pb::ApplyPolicyResponse {
                 version: Some(pb::PolicyVersion { version: version.0, ..Default::default() }),
                 findings: findings.iter().map(wire_finding).collect(),
                 operation: String::new(),
             }));
         }
-        let mut findings = Vec::new();
-        let work = async {
-            let (version, found) = self.vault.apply_policy(&call, text, expected, false).await?;
-            findings = found;
-            Ok(version)
-        };
-        let version = self.vault.once(&call, repeat, work).await?;
+        let (version, findings) = self.vault.apply_policy(&call, text, expected, repeat, false).await?;
         // The call's tenant is the one from before; a version is read from the store.
         let stored = self.vault.get_policy(&call, Some(version)).await?;
         let active = self.vault.tenant(call.tenant.no)?.settings.policy == Some(version);

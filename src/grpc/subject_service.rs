@@ -225,7 +225,8 @@ impl pb::subject_service_server::SubjectService for Api {
         let pages = Pages::new(&call, "FindSubjects", &message);
         let after = SubjectUid(pages.number(&token)? as i64);
         let context = words::context(message.context)?;
-        convert::refuse(context.approval.is_some(), "context.approval")?;
+        // Whom a search finds is not known when it is approved: their values take an approval of their own.
+        convert::refuse(context.approval.is_some() && message.select.is_some(), "context.approval with select")?;
         let term = message.term.ok_or_else(|| bad_field("term", "is required"))?;
         let text = zeroize::Zeroizing::new(term.text);
         match pb::TermKind::try_from(term.kind) {
@@ -276,12 +277,15 @@ impl pb::subject_service_server::SubjectService for Api {
         let mut message = request.into_inner();
         let repeat_id = std::mem::take(&mut message.request_id);
         let repeat = words::request(&call, "CloseSubject", &repeat_id, &message)?;
-        words::no_context(&message.context)?;
+        let context = words::context(message.context)?;
+        words::no_approval(&context)?;
         let id = convert::subject_id("subject", &message.subject)?;
         let etag = Some(message.etag.as_str()).filter(|etag| !etag.is_empty());
         let subject = match message.validate_only {
             true => self.subject_unchanged(&call, &id, etag).await?,
-            false => self.one_subject(&call, &*self.vault.close_subject(&call, &id, etag, repeat).await?).await?,
+            false => {
+                self.one_subject(&call, &*self.vault.close_subject(&call, &context, &id, etag, repeat).await?).await?
+            }
         };
         Ok(Response::new(pb::CloseSubjectResponse { subject }))
     }
@@ -291,12 +295,15 @@ impl pb::subject_service_server::SubjectService for Api {
         let mut message = request.into_inner();
         let repeat_id = std::mem::take(&mut message.request_id);
         let repeat = words::request(&call, "ReopenSubject", &repeat_id, &message)?;
-        words::no_context(&message.context)?;
+        let context = words::context(message.context)?;
+        words::no_approval(&context)?;
         let id = convert::subject_id("subject", &message.subject)?;
         let etag = Some(message.etag.as_str()).filter(|etag| !etag.is_empty());
         let subject = match message.validate_only {
             true => self.subject_unchanged(&call, &id, etag).await?,
-            false => self.one_subject(&call, &*self.vault.reopen_subject(&call, &id, etag, repeat).await?).await?,
+            false => {
+                self.one_subject(&call, &*self.vault.reopen_subject(&call, &context, &id, etag, repeat).await?).await?
+            }
         };
         Ok(Response::new(pb::ReopenSubjectResponse { subject }))
     }
@@ -313,7 +320,6 @@ impl pb::subject_service_server::SubjectService for Api {
         let mut message = request.into_inner();
         let repeat_id = std::mem::take(&mut message.request_id);
         let repeat = words::request(&call, "CreateGroup", &repeat_id, &message)?;
-        convert::refuse(message.validate_only, "validate_only")?;
         let group = convert::required("group", &message.group)?;
         refuse_unkept(group)?;
         let made_here = group.state != 0 || group.create_time.is_some() || !group.etag.is_empty();
@@ -322,6 +328,11 @@ impl pb::subject_service_server::SubjectService for Api {
         }
         let id = convert::subject_id("group.group", &group.group)?;
         let (plan, retention) = (plan_name(&call, group.plan_id)?, retention(&group.retention)?);
+        if message.validate_only {
+            self.vault.check_new_group(&call, &id, plan.as_ref(), &retention).await?;
+            let group = pb::Group { state: pb::GroupState::Active as i32, ..group.clone() };
+            return Ok(Response::new(pb::CreateGroupResponse { group: Some(group) }));
+        }
         let no = self.vault.create_group(&call, &id, plan, retention, repeat).await?;
         let group = self.vault.group_by_no(&call, no).await?;
         Ok(Response::new(pb::CreateGroupResponse { group: Some(wire_group(&call, group)?) }))
@@ -362,7 +373,6 @@ impl pb::subject_service_server::SubjectService for Api {
         let mut message = request.into_inner();
         let repeat_id = std::mem::take(&mut message.request_id);
         let repeat = words::request(&call, "UpdateGroup", &repeat_id, &message)?;
-        convert::refuse(message.validate_only, "validate_only")?;
         let group = convert::required("group", &message.group)?;
         let mask = convert::required("update_mask", &message.update_mask)?;
         let mut set = GroupChange::default();
@@ -389,12 +399,7 @@ impl pb::subject_service_server::SubjectService for Api {
         let etag = words::revision(&group.etag)?;
         let id = convert::subject_id("group.group", &group.group)?;
         let no = self.vault.group_no(&call, &id).await?;
-        let work = async {
-            self.vault.update_group(&call, no, etag, set).await?;
-            Ok(())
-        };
-        self.vault.once(&call, repeat, work).await?;
-        let group = self.vault.group_by_no(&call, no).await?;
+        let group = self.vault.update_group(&call, no, etag, set, repeat, message.validate_only).await?;
         Ok(Response::new(pb::UpdateGroupResponse { group: Some(wire_group(&call, group)?) }))
     }
 

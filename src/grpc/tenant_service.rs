@@ -11,7 +11,7 @@ use crate::grpc::pb;
 use crate::grpc::policy_service::policy_text;
 use crate::grpc::status::bad_field;
 use crate::grpc::words;
-use crate::ids::{PolicyVersion, TenantNo};
+use crate::ids::PolicyVersion;
 use crate::keyring::TenantKeyState;
 use crate::policy::compiled::Policy;
 use crate::policy::file::Severity;
@@ -55,6 +55,7 @@ impl Api {
             tenant_time: Some(wire_time(now)),
             display_name: view.settings.display_name.clone().unwrap_or_default(),
             quota_subjects: view.settings.quota_subjects,
+            subject_count: view.subjects,
         }
     }
 
@@ -111,17 +112,9 @@ impl pb::tenant_service_server::TenantService for Api {
             return Ok(Response::new(pb::CreateTenantResponse { tenant: Some(tenant.clone()) }));
         }
         let new = NewTenant { name, kind, region, display_name, quota_subjects: tenant.quota_subjects };
-        let work = async {
-            let made = self.vault.create_tenant(&call, new).await?;
-            if !text.is_empty() {
-                let within = self.vault.call(call.principal.clone(), self.vault.tenant(made.no)?);
-                self.vault.apply_policy(&within, text, None, false).await?;
-            }
-            Ok(made.no)
-        };
-        let no: TenantNo = self.vault.once(&call, repeat, work).await?;
-        let within = self.vault.call(call.principal.clone(), self.vault.tenant(no)?);
-        Ok(Response::new(pb::CreateTenantResponse { tenant: self.view_of(&within).await? }))
+        let policy = (!text.is_empty()).then_some(text);
+        let made = self.vault.create_tenant(&call, new, policy, repeat).await?;
+        Ok(Response::new(pb::CreateTenantResponse { tenant: Some(self.wire_tenant(&made)) }))
     }
 
     async fn get_tenant(&self, request: Request<pb::GetTenantRequest>) -> Answer<pb::GetTenantResponse> {
@@ -158,7 +151,6 @@ impl pb::tenant_service_server::TenantService for Api {
         let mut message = request.into_inner();
         let repeat_id = std::mem::take(&mut message.request_id);
         let repeat = words::request(&call, "UpdateTenant", &repeat_id, &message)?;
-        convert::refuse(message.validate_only, "validate_only")?;
         let tenant = convert::required("tenant", &message.tenant)?;
         let mask = convert::required("update_mask", &message.update_mask)?;
         let (mut display_name, mut quota) = (None, None);
@@ -178,12 +170,9 @@ impl pb::tenant_service_server::TenantService for Api {
             return Err(bad_field("update_mask", "must name what to change"));
         }
         let etag = words::revision(&tenant.etag)?;
-        let work = async {
-            self.vault.update_tenant(&call, etag, display_name, quota).await?;
-            Ok(())
-        };
-        self.vault.once(&call, repeat, work).await?;
-        Ok(Response::new(pb::UpdateTenantResponse { tenant: self.view_of(&call).await? }))
+        let only = message.validate_only;
+        let view = self.vault.update_tenant(&call, etag, display_name, quota, repeat, only).await?;
+        Ok(Response::new(pb::UpdateTenantResponse { tenant: Some(self.wire_tenant(&view)) }))
     }
 
     async fn get_usage(&self, request: Request<pb::GetUsageRequest>) -> Answer<pb::GetUsageResponse> {
@@ -197,6 +186,7 @@ impl pb::tenant_service_server::TenantService for Api {
             tombstone_count: usage.tombstones,
             node_count: usage.nodes,
             count_time: Some(wire_time(call.wall)),
+            quota_subjects: self.vault.get_tenant(&call).await?.settings.quota_subjects,
         }))
     }
 
@@ -209,22 +199,23 @@ impl pb::tenant_service_server::TenantService for Api {
         if message.confirm != message.tenant {
             return Err(bad_field("confirm", "must be the name of the tenant once more"));
         }
-        convert::refuse(!message.approvals.is_empty(), "approvals")?;
+        let approvals = message.approvals.iter().map(|name| convert::object_id("approvals", name));
+        let approvals = approvals.collect::<Result<Vec<_>, _>>()?;
         let name = convert::name("tenant", &message.tenant)?;
-        let within = || {
-            let no = self.vault.tenant_no(&name).ok_or(VaultError::NotFound)?;
-            Ok::<_, VaultError>(self.vault.call(call.principal.clone(), self.vault.tenant(no)?))
-        };
-        if message.validate_only {
-            if let Some(hold) = self.vault.any_hold(&within()?).await? {
-                let class = hold.classes.first().copied().unwrap_or(crate::ids::ClassNo(0));
-                return Err(VaultError::Held { class, hold: hold.id }.into());
+        let id = match self.vault.repeated(&call, repeat.as_ref()).await? {
+            Some(id) => id,
+            None => {
+                let no = self.vault.tenant_no(&name).ok_or(VaultError::NotFound)?;
+                let within = self.vault.call(call.principal.clone(), self.vault.tenant(no)?);
+                match self.vault.erase_tenant(&within, &approvals, repeat, message.validate_only).await? {
+                    Some(begun) => begun.operation.id,
+                    None => {
+                        let erasure = pb::Erasure { kind: pb::ErasureKind::Tenant as i32, ..Default::default() };
+                        return Ok(Response::new(pb::EraseTenantResponse { erasure: Some(erasure) }));
+                    }
+                }
             }
-            let erasure = pb::Erasure { kind: pb::ErasureKind::Tenant as i32, ..Default::default() };
-            return Ok(Response::new(pb::EraseTenantResponse { erasure: Some(erasure) }));
-        }
-        let work = async { Ok(self.vault.erase_tenant(&within()?).await?.operation.id) };
-        let id = self.vault.once(&call, repeat, work).await?;
+        };
         let erasure = self.vault.get_erasure(&call, id).await?;
         Ok(Response::new(pb::EraseTenantResponse { erasure: Some(self.wire_erasure(&call, erasure)) }))
     }
@@ -236,9 +227,7 @@ impl pb::tenant_service_server::TenantService for Api {
         let repeat = words::request(&call, "AdvanceClock", &repeat_id, &message)?;
         let by = convert::required("advance", &message.advance)?;
         let by = convert::duration_ms("advance", by, crate::clock::DAY_MS * 36_500)?;
-        let now = self.vault.once(&call, repeat, self.vault.advance_clock(&call, by)).await?;
-        // Beside what is remembered: a repeat after a failure here goes on with the work, not with the clock.
-        self.vault.run_due_work(call.tenant.no).await?;
+        let now = self.vault.advance_clock(&call, by, repeat).await?;
         Ok(Response::new(pb::AdvanceClockResponse { tenant_time: Some(wire_time(now)) }))
     }
 }

@@ -49,8 +49,9 @@ impl From<VaultError> for Status {
             }
             VaultError::SubjectClosed => wrong_state(Reason::SubjectClosed, "the subject is closed", &[]),
             VaultError::Held { class, hold } => {
-                let (class, hold) = (class.to_string(), hold.to_string());
-                let meta = [("class_id", class.as_str()), ("hold", hold.as_str())];
+                let (class, hold) = (class.to_string(), hold.map(|hold| hold.to_string()));
+                let mut meta = vec![("class_id", class.as_str())];
+                meta.extend(hold.as_deref().map(|hold| ("hold", hold)));
                 wrong_state(Reason::ClassHeld, "a legal hold keeps the class", &meta)
             }
             VaultError::WrongState(what) => wrong_state(Reason::WrongState, what, &[]),

@@ -85,10 +85,9 @@ pub fn recipient_ref(call: &Call, context: &Context, uid: SubjectUid) -> bytes::
     }
 }
 
-/// Refuses a context in a call that has no use for one, rather than to leave out of the audit what it says.
-pub fn no_context(wire: &Option<pb::AccessContext>) -> Result<(), Status> {
-    let said = wire.as_ref().is_some_and(|c| *c != pb::AccessContext::default());
-    Ok(convert::refuse(said, "context")?)
+/// Refuses an approval in a call that needs none, rather than to leave it unused.
+pub fn no_approval(context: &Context) -> Result<(), Status> {
+    Ok(convert::refuse(context.approval.is_some(), "context.approval")?)
 }
 
 /// Which subject.

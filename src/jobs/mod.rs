@@ -23,7 +23,7 @@ pub struct JobsOptions {
     pub operations: Duration,
     /// Rows whose keys are gone.
     pub sweep: Duration,
-    /// Ages of roots and index secrets; pruning.
+    /// Ages of roots and index secrets; pruning; writing down when access keys were last used.
     pub rotation: Duration,
     /// Signed checkpoints, if anything happened.
     pub checkpoint: Duration,

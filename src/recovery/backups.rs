@@ -13,6 +13,7 @@ use crate::recovery::catalogue::{self, Archive};
 use crate::recovery::data_archive::{self, BackupError, Pace, Sources, blocking};
 use crate::telemetry::{BACKUP_AGE, BACKUPS_ENDED, DRILL_AGE};
 use crate::vault::operation::{Operation, OperationStatus};
+use crate::vault::request::Request;
 use crate::vault::{Call, Vault, VaultError};
 
 /// How often a running backup writes down how far it is.
@@ -72,16 +73,24 @@ impl Backups {
     ///
     /// # Errors
     /// `Denied` for others than operators, `WrongState` where keys are wanted and there is no recovery key.
-    pub async fn start(self: &Arc<Self>, call: &Call, part: Part) -> Result<Operation, VaultError> {
+    pub async fn start(
+        self: &Arc<Self>,
+        call: &Call,
+        part: Part,
+        request: Option<Request>,
+    ) -> Result<Operation, VaultError> {
+        if let Some(operation) = self.vault.repeated_backup(call, request.as_ref()).await? {
+            return Ok(operation);
+        }
         if part == Part::Keys && !self.vault.has_recovery() {
             return Err(VaultError::WrongState("there is no recovery key, so there is no key archive"));
         }
         let Ok(turn) = self.one.clone().try_lock_owned() else {
             let running = self.running.lock().as_ref().map(|(id, _)| *id);
             let id = running.ok_or(VaultError::Busy { retry_ms: 100 })?;
-            return self.vault.get_operation(call, id).await;
+            return self.vault.join_backup(call, id, request.as_ref()).await;
         };
-        let (operation, revision) = self.vault.begin_backup(call).await?;
+        let (operation, revision) = self.vault.begin_backup(call, request.as_ref()).await?;
         let pace = Pace::new(self.clock.clone(), self.options.rate);
         *self.running.lock() = Some((operation.id, pace.clone()));
         let (this, call, begun) = (self.clone(), call.clone(), operation.clone());
@@ -192,7 +201,7 @@ impl Backups {
         }
         *self.tried.lock() = Some(now);
         let call = self.vault.job_call(self.vault.tenant(TenantNo::VAULT)?);
-        self.start(&call, Part::Both).await?;
+        self.start(&call, Part::Both, None).await?;
         Ok(true)
     }
 

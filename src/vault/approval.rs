@@ -1,4 +1,4 @@
-//! Approvals: what a second person must agree to first. One use, for one subject, fields, purpose and reference; who
+//! Approvals: what a second person must agree to first. One use, for the subjects, fields, purpose and reference that it names; who
 //! approves is not who asked.
 
 use std::sync::Arc;
@@ -12,12 +12,15 @@ use crate::storage::*;
 use crate::vault::Vault;
 use crate::vault::call::{Call, Context};
 use crate::vault::error::{DenialKind, VaultError};
+use crate::vault::find::Key;
 use crate::vault::request::Request;
 use crate::vault::tenant::Tenant;
+use zeroize::Zeroizing;
 
 /// What is asked to be approved.
 pub struct ApprovalAsk {
-    pub subject: Option<SubjectId>,
+    /// Empty: for something that is about no subject in particular.
+    pub subjects: Vec<SubjectId>,
     pub verbs: VerbSet,
     pub fields: FieldSet,
     pub purposes: PurposeSet,
@@ -43,13 +46,13 @@ impl Vault {
         out
     }
 
-    async fn approval(&self, call: &Call, id: ObjectId) -> Result<(Approval, Revision), VaultError> {
+    pub(crate) async fn approval(&self, call: &Call, id: ObjectId) -> Result<(Approval, Revision), VaultError> {
         let key = id.0.as_bytes().to_vec();
         let row = self.store.object(call.tenant.no, ObjectKind::Approval, key).await?.ok_or(VaultError::NotFound)?;
         Ok((Approval::from_bytes(&row.body).ok_or(VaultError::DataLoss)?, row.revision))
     }
 
-    fn put_approval(&self, call: &Call, approval: &Approval, former: Revision, change: &mut ChangeSet) {
+    pub(crate) fn put_approval(&self, call: &Call, approval: &Approval, former: Revision, change: &mut ChangeSet) {
         let (tenant, kind, key) = (call.tenant.no, ObjectKind::Approval, approval.id.0.as_bytes().to_vec());
         change.require(Precondition::ObjectAt { tenant, kind, key: key.clone(), revision: former });
         let revision = Revision(former.0 + 1);
@@ -68,24 +71,30 @@ impl Vault {
         if let Some(id) = self.repeated::<ObjectId>(call, request.as_ref()).await? {
             return Ok(Some(self.approval(call, id).await?.0));
         }
-        let subject = match &ask.subject {
-            Some(id) => Some(self.resolve_id(call, id).await?.subject.uid),
-            None => None,
-        };
+        let keys: Vec<Key> = ask.subjects.into_iter().map(Key::Subject).collect();
+        let mut subjects = Vec::with_capacity(keys.len());
+        for found in self.resolve_all(call, &Context::default(), &keys).await? {
+            subjects.push(found?.subject.uid);
+        }
+        subjects.sort_unstable();
+        subjects.dedup();
         if ask.expires <= call.now || ask.expires > call.now.plus_days(7) {
             return Err(VaultError::invalid("expire_time", "must be in the future, at most 7 days ahead"));
         }
         if validate_only {
             return Ok(None);
         }
+        let id = ObjectId::random();
+        let sealed = call.tenant.seal_object(ObjectKind::Approval, id.0.as_bytes(), ask.reference.as_bytes());
         let approval = Approval {
-            id: ObjectId::random(),
-            subject,
+            id,
+            subjects,
             verbs: ask.verbs,
             fields: ask.fields,
             purposes: ask.purposes,
             max_view: ask.max_view,
             reference: Self::reference_digest(call, &ask.reference),
+            sealed_reference: sealed,
             requester: call.principal.actor,
             requested_at: call.now,
             expires_at: ask.expires,
@@ -95,7 +104,7 @@ impl Vault {
         let mut change = ChangeSet::default();
         self.put_approval(call, &approval, Revision(0), &mut change);
         let mut entry = call.record(Action::RequestApproval, Outcome::Ok);
-        entry.subject = subject;
+        entry.subject = only(&approval.subjects);
         entry.operation = Some(approval.id);
         change.note(call.tenant.no, entry.to_bytes());
         self.remember(call, request.as_ref(), &approval.id, &mut change);
@@ -121,7 +130,7 @@ impl Vault {
         self.put_approval(call, &decided, revision, &mut change);
         let action = if yes { Action::Approve } else { Action::DenyApproval };
         let mut entry = call.record(action, Outcome::Ok);
-        entry.subject = decided.subject;
+        entry.subject = only(&decided.subjects);
         entry.operation = Some(id);
         change.note(call.tenant.no, entry.to_bytes());
         self.remember(call, request.as_ref(), &id, &mut change);
@@ -173,14 +182,12 @@ impl Vault {
         Ok(None)
     }
 
-    /// The caller's id of a subject of the call's tenant; `None` once it was erased.
-    pub async fn id_of_subject(&self, call: &Call, uid: SubjectUid) -> Result<Option<SubjectId>, VaultError> {
-        match self.store.subject_by_uid(uid).await? {
-            Some(found) if found.subject.tenant == call.tenant.no => {
-                call.tenant.open_id(uid, &found.subject.sealed_id).map(Some)
-            }
-            _ => Ok(None),
-        }
+    /// The case or ticket that an approval was asked for, in clear: for who asked and who decides.
+    pub fn approval_reference(&self, call: &Call, approval: &Approval) -> Result<Zeroizing<String>, VaultError> {
+        let key = approval.id.0.as_bytes();
+        let plain = call.tenant.open_object(ObjectKind::Approval, key, &approval.sealed_reference)?;
+        let text = std::str::from_utf8(&plain).map_err(|_| VaultError::DataLoss)?;
+        Ok(Zeroizing::new(text.to_owned()))
     }
 
     /// Uses up the approval that the call names, if it names one: from here on it cannot be used again, whether the call
@@ -189,11 +196,12 @@ impl Vault {
         &self,
         call: &Call,
         context: &Context,
-        snapshot: &SubjectSnapshot,
+        subjects: &[SubjectUid],
+        verb: Verb,
         fields: &FieldSet,
     ) -> Result<bool, VaultError> {
         let Some(id) = context.approval else { return Ok(false) };
-        self.use_approval(call, context, id, Some(snapshot.subject.uid), Verb::Read, *fields).await?;
+        self.use_approval(call, context, id, subjects, verb, *fields).await?;
         Ok(true)
     }
 
@@ -203,14 +211,14 @@ impl Vault {
         call: &Call,
         context: &Context,
         id: ObjectId,
-        subject: Option<SubjectUid>,
+        subjects: &[SubjectUid],
         verb: Verb,
         fields: FieldSet,
     ) -> Result<(), VaultError> {
         let (approval, revision) = self.approval(call, id).await?;
         let wanted = ApprovalUse {
             by: call.principal.actor,
-            subject,
+            subjects: subjects.to_vec(),
             verb,
             fields,
             purpose: context.purpose,
@@ -221,11 +229,19 @@ impl Vault {
         let mut change = ChangeSet::default();
         self.put_approval(call, &used, revision, &mut change);
         let mut entry = call.record(Action::UseApproval, Outcome::Ok);
-        entry.subject = subject;
+        entry.subject = only(subjects);
         entry.operation = Some(id);
         entry.fields = Fields::new(fields.iter().map(FieldNo));
         change.note(call.tenant.no, entry.to_bytes());
         self.store.commit(change).await?;
         Ok(())
+    }
+}
+
+/// The subject of an entry that is about one.
+fn only(subjects: &[SubjectUid]) -> Option<SubjectUid> {
+    match subjects {
+        [one] => Some(*one),
+        _ => None,
     }
 }

@@ -1,7 +1,7 @@
 //! Looking at the audit: entries by filter, both chains verified, the signed checkpoint over all heads. Everybody who
 //! looks needs the verb AUDIT and leaves an entry.
 
-use crate::access::Verb;
+use crate::access::{FieldSet, Verb};
 use crate::audit::*;
 use crate::auth::Kind as PrincipalKind;
 use crate::clock::Timestamp;
@@ -103,12 +103,43 @@ pub struct Detail {
     pub reference: Zeroizing<String>,
 }
 
+/// The entry of a read that found nobody.
+pub(crate) fn miss(
+    call: &Call,
+    action: Action,
+    purpose: PurposeNo,
+    fields: &FieldSet,
+    outcome: Outcome,
+) -> AuditRecord {
+    let mut entry = call.record(action, outcome);
+    entry.fields = Fields::new(fields.iter().map(FieldNo));
+    entry.purpose = purpose;
+    entry
+}
+
 impl Vault {
     /// Notes that somebody looked at something that is no value.
     pub(crate) async fn note_listing(&self, call: &Call, action: Action) -> Result<(), VaultError> {
         let entry = call.record(action, Outcome::Ok);
         self.read_log.append(call.tenant.no, &entry).await.map_err(|_| VaultError::AuditUnavailable)?;
         Ok(())
+    }
+
+    /// Notes a read of somebody who is not there, or whom this caller may not look for: an entry without a subject, one
+    /// for a call, however many it named. Answers what the caller is to hear.
+    pub(crate) async fn missed(
+        &self,
+        call: &Call,
+        action: Action,
+        purpose: PurposeNo,
+        fields: &FieldSet,
+        error: VaultError,
+    ) -> VaultError {
+        let entry = miss(call, action, purpose, fields, error.outcome());
+        match self.read_log.append(call.tenant.no, &entry).await {
+            Ok(_) => error,
+            Err(_) => VaultError::AuditUnavailable,
+        }
     }
 
     /// Entries of one chain behind position `after`, in the order of the chain.

@@ -8,13 +8,47 @@ use crate::vault::Vault;
 use crate::vault::call::Call;
 use crate::vault::error::VaultError;
 use crate::vault::operation::*;
+use crate::vault::request::Request;
 
 impl Vault {
+    /// The backup that this request was answered with before.
+    pub async fn repeated_backup(
+        &self,
+        call: &Call,
+        request: Option<&Request>,
+    ) -> Result<Option<Operation>, VaultError> {
+        match self.repeated(call, request).await? {
+            Some(id) => Ok(Some(self.get_operation(call, id).await?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Answers a request with a backup that runs already.
+    pub async fn join_backup(
+        &self,
+        call: &Call,
+        id: ObjectId,
+        request: Option<&Request>,
+    ) -> Result<Operation, VaultError> {
+        let operation = self.get_operation(call, id).await?;
+        if request.is_some() {
+            let mut change = ChangeSet::default();
+            self.remember(call, request, &id, &mut change);
+            self.store.commit(change).await?;
+        }
+        Ok(operation)
+    }
+
     /// Notes that a backup begins. For operators and the vault's own job.
-    pub async fn begin_backup(&self, call: &Call) -> Result<(Operation, Revision), VaultError> {
+    pub async fn begin_backup(
+        &self,
+        call: &Call,
+        request: Option<&Request>,
+    ) -> Result<(Operation, Revision), VaultError> {
         self.for_operators(call)?;
         let operation = Operation::new(call, OperationKind::Backup, OperationStatus::Running);
         let mut change = ChangeSet::default();
+        self.remember(call, request, &operation.id, &mut change);
         put_operation(call.tenant.no, &operation, None, &mut change);
         self.store.commit(change).await?;
         Ok((operation, Revision(1)))

@@ -1,4 +1,4 @@
-//! Erasing a group: every subject it owns under one operation with one receipt, whose Merkle root is over the members.
+//! Erasing a group, now or later: every subject it owns under one operation with one receipt, whose Merkle root is over the members.
 //!
 //! Members go in order of creation, which is the order of their slots, so many to a swap that each leaf of the key tree
 //! is written once. Each swap moves the operation's cursor on in its own change set, so that it goes on after a crash
@@ -7,7 +7,9 @@
 
 use crate::access::Verb;
 use crate::audit::{Action, Outcome};
+use crate::clock::Timestamp;
 use crate::ids::*;
+use crate::keyring::ledger::{LedgerEntry, LedgerKind};
 use crate::keyring::{SwapError, SwapOp};
 use crate::receipt::{Member, commitment, members};
 use crate::storage::*;
@@ -17,7 +19,7 @@ use crate::vault::erase::{Erasure, Plan, erased_entries, salt};
 use crate::vault::error::VaultError;
 use crate::vault::feed::{EventKind, FeedEvent};
 use crate::vault::group::GroupState;
-use crate::vault::hold::Hold;
+use crate::vault::hold::{Hold, ledger_entry};
 use crate::vault::operation::*;
 use crate::vault::request::Request;
 use crate::vault::to_json;
@@ -55,6 +57,92 @@ impl Vault {
             if !wait_final || operation.status != OperationStatus::Running {
                 return self.answer_erasure(call, operation, false, true).await;
             }
+        }
+    }
+
+    /// Erases a group at `due` or after the policy's longest time of grace. Until then it is closed: nobody joins, its
+    /// subjects are read and written as before.
+    pub async fn schedule_group(
+        &self,
+        call: &Call,
+        context: &Context,
+        group: &SubjectId,
+        due: Option<Timestamp>,
+        request: Option<Request>,
+        validate_only: bool,
+    ) -> Result<Erasure, VaultError> {
+        call.permit(Verb::Erase)?;
+        let known: Option<ObjectId> = self.repeated(call, request.as_ref()).await?;
+        if let Some(id) = known {
+            let (operation, _) = self.operation(call.tenant.no, id).await?;
+            return self.answer_erasure(call, operation, false, true).await;
+        }
+        let tenant = call.tenant.no;
+        let no = self.group_no(call, group).await?;
+        call.permit_for(Verb::Erase, Some(no))?;
+        let policy = call.tenant.policy()?;
+        let grace = || policy.classes().filter_map(|class| policy.grace_ends(class.no, call.now)).max();
+        let due = self.due_date(call, due, grace)?;
+        for _ in 0..4 {
+            let mut change = ChangeSet::default();
+            let former = self.set_group_state(call, no, GroupState::Closed, &mut change).await?;
+            if former == GroupState::Erased {
+                return Err(VaultError::WrongState("the group is erased"));
+            }
+            let open = self.open_operations(tenant, SubjectUid(0)).await?;
+            if open.iter().any(|(one, _)| one.kind == OperationKind::EraseGroup && one.group == Some(no)) {
+                return Err(VaultError::WrongState("the group's erasure is scheduled or under way"));
+            }
+            let mut operation = Operation::new(call, OperationKind::EraseGroup, OperationStatus::Scheduled);
+            (operation.group, operation.due) = (Some(no), Some(due));
+            operation.was_closed = former == GroupState::Closed;
+            if validate_only {
+                return Ok(Erasure { operation, receipt: None, salt: None });
+            }
+            put_operation(tenant, &operation, None, &mut change);
+            let mut entry = call.record(Action::ScheduleErasure, Outcome::Ok);
+            entry.operation = Some(operation.id);
+            self.attach_detail(call, context, &mut entry, &[]).await?;
+            change.note(tenant, entry.to_bytes());
+            self.remember(call, request.as_ref(), &operation.id, &mut change);
+            match self.store.commit(change).await {
+                Ok(_) => {
+                    let entry = ledger_entry(call, LedgerKind::Scheduled, SubjectUid(0), operation.id);
+                    self.ledger(vec![LedgerEntry { until: due, number: no.0, ..entry }]).await?;
+                    return self.answer_erasure(call, operation, false, true).await;
+                }
+                Err(error) => self.retry_or_answer(call, error, request.as_ref()).await?,
+            }
+        }
+        Err(VaultError::Conflict)
+    }
+
+    /// The date of a scheduled erasure of a group has come.
+    pub(crate) async fn begin_scheduled_group(
+        &self,
+        call: &Call,
+        operation: Operation,
+        revision: Revision,
+    ) -> Result<Operation, VaultError> {
+        if operation.due.is_some_and(|due| due > call.now) {
+            return Ok(operation);
+        }
+        let group = operation.group.ok_or(VaultError::DataLoss)?;
+        let mut change = ChangeSet::default();
+        let mut next = Operation { updated: call.now, due: None, ..operation.clone() };
+        // Erased by another operation meanwhile: there is nothing left to do.
+        let gone = self.group_by_no(call, group).await?.state == GroupState::Erased;
+        if gone {
+            next.status = OperationStatus::Cancelled;
+        } else {
+            (next.status, next.cursor) = (OperationStatus::Running, Some(0));
+            self.set_group_state(call, group, GroupState::Closed, &mut change).await?;
+        }
+        let action = if gone { Action::CancelErasure } else { Action::EraseRequested };
+        let revision = self.advance_operation(call, &operation, revision, &next, action, change).await?;
+        match gone {
+            true => Ok(next),
+            false => Ok(self.erase_members(call, next, revision).await?.0),
         }
     }
 

@@ -15,6 +15,7 @@ use crate::storage::*;
 use crate::vault::Vault;
 use crate::vault::call::Call;
 use crate::vault::error::{DenialKind, VaultError};
+use crate::vault::request::Request;
 
 /// At start the clock may be behind the stored time by this much: clocks are set back a little now and then.
 const BEHIND_MS: i64 = 60_000;
@@ -22,6 +23,8 @@ const BEHIND_MS: i64 = 60_000;
 const AHEAD_MS: i64 = 31 * DAY_MS;
 /// While running, wall and monotonic clock may differ by this much.
 const APART_MS: i64 = 3_600_000;
+/// Who confirms it says what another clock says; so far may the two be apart.
+const CONFIRMED_MS: i64 = 300_000;
 /// How often the time is stored at most.
 const STORED_EVERY_MS: i64 = 60_000;
 /// Key of the setting with the last time seen.
@@ -84,7 +87,7 @@ impl Vault {
             self.store.commit(change).await?;
         }
         if store {
-            self.store_time(now, None).await?;
+            self.store_time(now, ChangeSet::default()).await?;
         }
         Ok(())
     }
@@ -95,8 +98,7 @@ impl Vault {
         row.map(read).transpose().map_err(|_| VaultError::DataLoss)
     }
 
-    async fn store_time(&self, now: Timestamp, record: Option<AuditRecord>) -> Result<(), VaultError> {
-        let mut change = ChangeSet::default();
+    async fn store_time(&self, now: Timestamp, mut change: ChangeSet) -> Result<(), VaultError> {
         change.change(Mutation::PutObject(ObjectRow {
             tenant: TenantNo::VAULT,
             kind: ObjectKind::Setting,
@@ -104,9 +106,6 @@ impl Vault {
             revision: Revision(1),
             body: now.0.to_be_bytes().to_vec(),
         }));
-        if let Some(record) = record {
-            change.note(TenantNo::VAULT, record.to_bytes());
-        }
         self.store.commit(change).await?;
         Ok(())
     }
@@ -127,23 +126,40 @@ impl Vault {
         }
     }
 
-    /// An operator says that the clock is right as it is now.
-    pub async fn confirm_clock(&self, call: &Call) -> Result<(), VaultError> {
+    /// An operator says that the clock is right as it is now, because another clock says `said`.
+    ///
+    /// # Errors
+    /// `Invalid` where the two differ by more than five minutes: then it is the clock that has to be set.
+    pub async fn confirm_clock(
+        &self,
+        call: &Call,
+        said: Timestamp,
+        request: Option<Request>,
+    ) -> Result<(), VaultError> {
         if call.principal.kind != auth::Kind::Operator {
             return Err(VaultError::denied(DenialKind::NotPermitted, "operator.only"));
         }
-        self.clock_is_right(call.principal.actor).await
+        if self.repeated::<()>(call, request.as_ref()).await?.is_some() {
+            return Ok(());
+        }
+        if self.clock.now().0.saturating_sub(said.0).saturating_abs() > CONFIRMED_MS {
+            return Err(VaultError::invalid("time", "is more than five minutes from what the server's clock says"));
+        }
+        let mut change = ChangeSet::default();
+        self.remember(call, request.as_ref(), &(), &mut change);
+        self.clock_is_right(call.principal.actor, change).await
     }
 
     /// The same by who has the machine: with the server stopped.
     pub async fn confirm_clock_here(&self) -> Result<(), VaultError> {
-        self.clock_is_right(ActorId(0)).await
+        self.clock_is_right(ActorId(0), ChangeSet::default()).await
     }
 
-    async fn clock_is_right(&self, actor: ActorId) -> Result<(), VaultError> {
+    async fn clock_is_right(&self, actor: ActorId, mut change: ChangeSet) -> Result<(), VaultError> {
         let now = self.clock.now();
         let record = AuditRecord::new(now, actor, Action::ClockConfirmed, Outcome::Ok);
-        self.store_time(now, Some(record)).await?;
+        change.note(TenantNo::VAULT, record.to_bytes());
+        self.store_time(now, change).await?;
         let mut state = self.clock_guard.0.lock();
         *state = State { start: Some((now, self.clock.monotonic())), stored: Some(now), jump: None };
         Ok(())

@@ -45,6 +45,8 @@ pub(crate) struct Drop {
     pub slot: Slot,
     /// It has more items than are deleted with the swap.
     pub many_items: bool,
+    /// Where the policy may keep what is appended meanwhile: the item groups that were there when it was decided.
+    pub seen: Option<Vec<(FieldNo, Bucket, Revision)>>,
 }
 
 /// What an erasure does with one subject.
@@ -219,16 +221,19 @@ impl Vault {
             let rules = || policy.fields().filter(|rule| rule.class == row.class);
             plan.searchable |= rules().any(|rule| rule.searchable);
             plan.data_keys += u64::from(row.data_keys_issued);
-            let mut items = 0;
+            let (mut items, mut seen) = (0, None);
             if rules().any(|rule| rule.many) {
                 if groups.is_none() {
                     groups = Some(self.store.item_groups(row.uid, None).await?);
                 }
                 let here = groups.iter().flatten().filter(|group| group.key.class == row.class);
-                items = here.map(|group| u64::from(group.count)).sum();
+                items = here.clone().map(|group| u64::from(group.count)).sum();
+                if policy.class(row.class).is_some_and(|class| class.hold.is_some()) {
+                    seen = Some(here.map(|group| (group.key.field, group.key.bucket, group.revision)).collect());
+                }
             }
             let many_items = items >= u64::from(ITEMS_AT_ONCE);
-            plan.drops.push(Drop { row: row.clone(), slot, many_items });
+            plan.drops.push(Drop { row: row.clone(), slot, many_items, seen });
         }
         Ok(plan)
     }
@@ -254,6 +259,14 @@ impl Vault {
         };
         for drop in &plan.drops {
             unchanged(&drop.row, change);
+            if let Some(seen) = &drop.seen {
+                // An append changes neither the subject's row nor the class's.
+                let (class, count) = (drop.row.class, seen.len() as u32);
+                change.require(Precondition::ItemGroupsOf { tenant, uid, class, count });
+                for (field, bucket, revision) in seen.iter().copied() {
+                    change.require(Precondition::ItemGroupAt { uid, field, bucket, revision });
+                }
+            }
             require_no_hold(subject, drop.row.class, change);
         }
         if plan.all {
@@ -368,6 +381,9 @@ impl Vault {
             {
                 Box::pin(self.carry_out(call, None, operation, Some(revision), None)).await
             }
+            OperationStatus::Scheduled if operation.kind == OperationKind::EraseGroup => {
+                Box::pin(self.begin_scheduled_group(call, operation, revision)).await
+            }
             OperationStatus::Running if operation.kind == OperationKind::EraseGroup => {
                 Ok(Box::pin(self.erase_members(call, operation, revision)).await?.0)
             }
@@ -381,34 +397,29 @@ impl Vault {
         }
     }
 
-    /// Erasures of a subject that waited for a hold go on; answers those that did.
-    pub(crate) async fn resume_held(&self, call: &Call, uid: SubjectUid) -> Result<Vec<ObjectId>, VaultError> {
-        let mut resumed = Vec::new();
+    /// Erasures of a subject that waited for a hold go on.
+    pub(crate) async fn resume_held(&self, call: &Call, uid: SubjectUid) -> Result<(), VaultError> {
         for (operation, revision) in self.open_operations(call.tenant.no, uid).await? {
             if operation.status == OperationStatus::PartlyHeld {
-                let (id, held) = (operation.id, operation.held.clone());
-                let after = self.drive(call, operation, revision).await?;
-                if after.held != held || after.status != OperationStatus::PartlyHeld {
-                    resumed.push(id);
-                }
+                self.drive(call, operation, revision).await?;
             }
         }
-        Ok(resumed)
+        Ok(())
     }
 
     /// As [`Self::resume_held`] for every subject of a group.
-    pub(crate) async fn resume_group(&self, call: &Call, group: Option<GroupNo>) -> Result<Vec<ObjectId>, VaultError> {
-        let (mut resumed, mut after) = (Vec::new(), SubjectUid(0));
+    pub(crate) async fn resume_group(&self, call: &Call, group: Option<GroupNo>) -> Result<(), VaultError> {
+        let mut after = SubjectUid(0);
         loop {
             let page = self.store.list_subjects(call.tenant.no, group, after, 1000).await?;
             for snapshot in &page.rows {
                 after = snapshot.subject.uid;
                 if snapshot.classes.iter().any(|row| row.state == ClassState::Restricted) {
-                    resumed.extend(self.resume_held(call, after).await?);
+                    self.resume_held(call, after).await?;
                 }
             }
             if !page.more {
-                return Ok(resumed);
+                return Ok(());
             }
         }
     }

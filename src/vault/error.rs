@@ -1,11 +1,14 @@
 //! What the vault answers instead of doing what was asked. Variants name the outcome; nothing here holds a value or an
 //! id that a caller chose.
 
+use crate::access::Verb;
 use crate::audit::Outcome;
+use crate::auth::Kind;
 use crate::ids::{ClassNo, FieldNo, ObjectId};
 use crate::keyring::{KeyringError, SwapError};
 use crate::policy::compiled::{Ask, Decision, Policy, Rule};
 use crate::storage::StoreError;
+use crate::vault::call::Call;
 
 /// One thing wrong with a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,7 +89,8 @@ pub enum VaultError {
     #[error("the subject is closed")]
     SubjectClosed,
     #[error("a legal hold keeps class {class}")]
-    Held { class: ClassNo, hold: ObjectId },
+    /// The hold is named to who may place one; a policy's own hold has no name.
+    Held { class: ClassNo, hold: Option<ObjectId> },
     #[error("wrong state: {0}")]
     WrongState(&'static str),
     #[error("the etag is stale")]
@@ -156,6 +160,11 @@ impl VaultError {
     /// One violation at `path`.
     pub fn invalid(path: impl Into<String>, rule: impl Into<String>) -> Self {
         VaultError::Invalid(vec![Violation::new(path, rule)])
+    }
+    /// A hold keeps the class; which one is told to who may place holds.
+    pub(crate) fn held(call: &Call, class: ClassNo, hold: Option<ObjectId>) -> Self {
+        let told = call.principal.kind == Kind::Operator || call.permit(Verb::Hold).is_ok();
+        VaultError::Held { class, hold: hold.filter(|_| told) }
     }
     pub fn denied(kind: DenialKind, rule: impl Into<String>) -> Self {
         VaultError::Denied { kind, rule: rule.into() }

@@ -5,7 +5,7 @@
 use crate::audit::{Action, Outcome};
 use crate::clock::Timestamp;
 use crate::ids::*;
-use crate::keyring::{KeyRef, SwapOp};
+use crate::keyring::{KeyRef, SwapError, SwapOp};
 use crate::policy::period::{bucket_end, bucket_of};
 use crate::storage::*;
 use crate::vault::Vault;
@@ -13,12 +13,15 @@ use crate::vault::call::Call;
 use crate::vault::carry::{Fate, Stored};
 use crate::vault::error::VaultError;
 use crate::vault::feed::{EventKind, FeedEvent};
+use crate::vault::hold::holds_at;
 use crate::vault::record;
 
 /// How far ahead what a hold keeps is moved at a time: once the hold is released, it goes within so many days.
 const KEPT_DAYS: i64 = 31;
 /// Rows deleted in one change.
 const ROWS_AT_ONCE: u32 = 5_000;
+/// How often the end of a bucket is decided anew before it is left to the next round.
+const ATTEMPTS: usize = 6;
 /// Class records read at a time.
 const RECORDS_AT_ONCE: u32 = 200;
 
@@ -67,25 +70,33 @@ impl Vault {
         failed.map_or(Ok(progress), Err)
     }
 
-    /// Destroys the key of a bucket that is over, after moving out of it what a hold keeps.
-    ///
-    /// A hold keeps what it finds: one placed after the bucket was over may come too late.
+    /// Destroys the key of a bucket that is over, after moving out of it what a hold keeps. Holds count up to the commit:
+    /// one that is placed meanwhile makes this decide again.
     pub(crate) async fn sweep_bucket(&self, call: &Call, class: ClassNo, bucket: Bucket) -> Result<(), VaultError> {
         if !is_over(bucket, call.now) {
             return Err(VaultError::WrongState("the bucket is not over yet"));
         }
-        let Some(key) = self.bucket_key(call, class, bucket) else { return Ok(()) };
+        for _ in 0..ATTEMPTS {
+            let Some(key) = self.bucket_key(call, class, bucket) else { return Ok(()) };
+            if self.end_bucket(call, class, bucket, key).await? {
+                return Ok(());
+            }
+        }
+        Err(VaultError::Conflict)
+    }
+
+    /// `false`: something changed meanwhile.
+    async fn end_bucket(&self, call: &Call, class: ClassNo, bucket: Bucket, key: KeyRef) -> Result<bool, VaultError> {
         let tenant = call.tenant.no;
+        let placed = self.holds_placed(tenant).await?;
         let kept = self.kept_subjects(call, class).await?;
         let mut moved = 0;
-        for uid in kept.iter().flatten() {
+        for uid in &kept {
             moved += self.keep_held(call, *uid, class, bucket).await?;
         }
         let mut change = ChangeSet::default();
         change.require(Precondition::ExpiryLive { tenant, class, bucket, dek: key.dek });
-        if kept.is_none() {
-            change.require(Precondition::NoObjectUnder { tenant, kind: ObjectKind::Hold, prefix: Vec::new() });
-        }
+        change.require(holds_at(tenant, placed));
         change.change(Mutation::PutExpiry(ExpiryRow { tenant, class, bucket, slot: None, dek: key.dek }));
         if moved > 0 {
             let mut entry = call.record(Action::Resealed, Outcome::Ok);
@@ -105,9 +116,14 @@ impl Vault {
             through: bucket_end(bucket).map(|end| end.plus_ms(-1)),
         };
         event.put(call, &mut change);
-        self.keyring.swap(tenant, SwapOp { slots: vec![key.slot], change, ledger: Vec::new() }).await?;
+        match self.keyring.swap(tenant, SwapOp { slots: vec![key.slot], change, ledger: Vec::new() }).await {
+            // Committed is ended: the old root goes before the next swap.
+            Ok(_) | Err(SwapError::Unfinished { .. }) => {}
+            Err(SwapError::Conflict(_)) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
         self.forget_bucket(call, class, bucket, key);
-        Ok(())
+        Ok(true)
     }
 
     /// Takes a dropped bucket out of the map; one that was made anew since stays.
@@ -118,14 +134,13 @@ impl Vault {
         }
     }
 
-    /// Subjects of which a hold may keep values of the class, by number; `None`: the tenant has no placed hold and no
-    /// erasure that waits for one.
-    async fn kept_subjects(&self, call: &Call, class: ClassNo) -> Result<Option<Vec<SubjectUid>>, VaultError> {
+    /// Subjects of which a hold may keep values of the class, by number.
+    async fn kept_subjects(&self, call: &Call, class: ClassNo) -> Result<Vec<SubjectUid>, VaultError> {
         let tenant = call.tenant.no;
         let marks = self.store.objects(tenant, ObjectKind::Hold, Vec::new(), Vec::new(), 1).await?;
         let by_law = call.tenant.policy()?.class(class).is_some_and(|rule| rule.hold.is_some());
         if marks.rows.is_empty() && !by_law {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         let mut found = Vec::new();
         for hold in self.all_holds(tenant).await? {
@@ -154,7 +169,7 @@ impl Vault {
         }
         found.sort();
         found.dedup();
-        Ok(if found.is_empty() && marks.rows.is_empty() { None } else { Some(found) })
+        Ok(found)
     }
 
     /// All subjects of a tenant, or of a group, in order.

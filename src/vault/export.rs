@@ -70,15 +70,18 @@ impl Vault {
             Some(etag) => as_of(etag).filter(|t| *t <= call.now).ok_or(VaultError::EtagStale)?,
             None => call.now,
         };
-        let snapshot = self.resolve(call, context, key).await?;
+        let named = self.wanted(&policy, select)?;
+        let snapshot = match self.resolve(call, context, key).await {
+            Ok(snapshot) => snapshot,
+            Err(error) => return Err(self.missed(call, Action::ExportSubject, purpose, &named, error).await),
+        };
         let facts = self.facts(call, &snapshot).await?;
         let ask = context.ask(call, Verb::Export, purpose, snapshot.subject.group, select.view, false);
         let ask = Ask { facts: facts.view(), ..ask };
-        let named = self.wanted(&policy, select)?;
         let approved = match context.approval {
             Some(id) => {
-                let uid = Some(snapshot.subject.uid);
-                self.use_approval(call, context, id, uid, Verb::Export, named).await?;
+                let uid = snapshot.subject.uid;
+                self.use_approval(call, context, id, &[uid], Verb::Export, named).await?;
                 true
             }
             None => false,

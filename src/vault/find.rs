@@ -69,7 +69,7 @@ impl Vault {
                 found(call, id, self.store.subject(call.tenant.no, digest).await?)
             }
             Key::Unique { field, text } => {
-                let (tags, wanted) = self.tags(call, context, *field, text, true)?;
+                let (tags, wanted) = self.tags(call, context, *field, text, true, false)?;
                 let rule = call.tenant.policy()?.field(*field).ok_or(VaultError::NotFound)?;
                 // The value may change between the two looks, hence again; what stays different was tampered with.
                 for _ in 0..LOOKS {
@@ -126,6 +126,7 @@ impl Vault {
         field: FieldNo,
         text: &str,
         unique: bool,
+        approved: bool,
     ) -> Result<(Vec<(SecretVersion, TermTag)>, Normalized), VaultError> {
         let policy = call.tenant.policy()?;
         let at = |rule: &str| Violation { path: "field_id".into(), field: Some(field), rule: rule.into() };
@@ -142,7 +143,7 @@ impl Vault {
         let purpose = context.purpose()?;
         let anyone = call.principal.grants.iter().find(|g| g.verbs.has(Verb::Find) && g.fields.has(field.0));
         let group = anyone.and_then(|g| g.groups.as_ref()).and_then(|groups| groups.first().copied());
-        let ask = context.ask(call, Verb::Find, purpose, group, None, false);
+        let ask = context.ask(call, Verb::Find, purpose, group, None, approved);
         if let decision @ Decision::Deny(_) = policy.decide(&ask, field, None) {
             return Err(VaultError::refused(policy, &ask, field, &decision));
         }
@@ -206,7 +207,9 @@ impl Vault {
         let policy = call.tenant.policy()?;
         let purpose = context.purpose()?;
         context.stays_here()?;
-        let (tags, wanted) = self.tags(call, context, field, text, false)?;
+        // Who will be found is not known before: an approval for a search names no subject.
+        let approved = self.take_approval(call, context, &[], Verb::Find, &[field.0].into_iter().collect()).await?;
+        let (tags, wanted) = self.tags(call, context, field, text, false, approved)?;
         let rule = policy.field(field).ok_or(VaultError::NotFound)?;
         let page = self.store.find_terms(call.tenant.no, field, tags.clone(), after, limit).await?;
         let mut subjects = Vec::with_capacity(page.rows.len());
@@ -227,7 +230,7 @@ impl Vault {
                 continue;
             }
             let facts = self.facts(call, &snapshot).await?;
-            let ask = context.ask(call, Verb::Find, purpose, snapshot.subject.group, None, false);
+            let ask = context.ask(call, Verb::Find, purpose, snapshot.subject.group, None, approved);
             let ask = Ask { facts: facts.view(), ..ask };
             if matches!(policy.decide(&ask, field, None), Decision::Allow { .. }) {
                 subjects.push(snapshot);

@@ -178,6 +178,28 @@ impl Vault {
         Ok(())
     }
 
+    /// Whether such a group could be made now.
+    pub async fn check_new_group(
+        &self,
+        call: &Call,
+        id: &SubjectId,
+        plan: Option<&Name>,
+        retention: &[(ClassNo, String)],
+    ) -> Result<(), VaultError> {
+        call.permit(Verb::Group)?;
+        if let Some(plan) = plan
+            && call.tenant.policy()?.plan(plan).is_none()
+        {
+            return Err(VaultError::invalid("plan", "the policy has no plan of this name"));
+        }
+        self.check_retention(call, plan, retention)?;
+        let name_key = call.tenant.digest(id).0.to_vec();
+        match self.store.object(call.tenant.no, ObjectKind::GroupName, name_key).await? {
+            Some(_) => Err(VaultError::AlreadyExists),
+            None => Ok(()),
+        }
+    }
+
     /// Makes a group.
     pub async fn create_group(
         &self,
@@ -191,14 +213,9 @@ impl Vault {
         if let Some(answer) = self.repeated(call, request.as_ref()).await? {
             return Ok(answer);
         }
-        if let Some(plan) = &plan
-            && call.tenant.policy()?.plan(plan).is_none()
-        {
-            return Err(VaultError::invalid("plan", "the policy has no plan of this name"));
-        }
-        self.check_retention(call, plan.as_ref(), &retention)?;
         let tenant = call.tenant.no;
         for _ in 0..4 {
+            self.check_new_group(call, id, plan.as_ref(), &retention).await?;
             let mut change = ChangeSet::default();
             let no = GroupNo(self.next_number(tenant, ObjectKind::Group, &mut change).await?);
             let key = number_key(no);
@@ -210,9 +227,6 @@ impl Vault {
                 retention: retention.iter().map(|(c, p)| (c.0, p.clone())).collect(),
             };
             let name_key = call.tenant.digest(id).0.to_vec();
-            if self.store.object(tenant, ObjectKind::GroupName, name_key.clone()).await?.is_some() {
-                return Err(VaultError::AlreadyExists);
-            }
             for (kind, key, body) in [
                 (ObjectKind::GroupName, name_key, no.0.to_be_bytes().to_vec()),
                 (ObjectKind::Group, key, crate::vault::to_json(&body)),
@@ -234,54 +248,77 @@ impl Vault {
         Err(VaultError::Conflict)
     }
 
+    /// What a change would make of a group: the stored record and the one in its stead.
+    async fn changed_group(
+        &self,
+        call: &Call,
+        group: GroupNo,
+        etag: Option<Revision>,
+        set: &GroupChange,
+    ) -> Result<(ObjectRow, ObjectRow), VaultError> {
+        let row = self.store.object(call.tenant.no, ObjectKind::Group, number_key(group)).await?;
+        let row = row.ok_or(VaultError::NotFound)?;
+        if etag.is_some_and(|etag| etag != row.revision) {
+            return Err(VaultError::EtagStale);
+        }
+        let mut body: GroupBody = serde_json::from_slice(&row.body).map_err(|_| VaultError::DataLoss)?;
+        if body.state == GroupState::Erased {
+            return Err(VaultError::WrongState("the group is erased"));
+        }
+        if let Some(plan) = &set.plan {
+            if let Some(plan) = plan
+                && call.tenant.policy()?.plan(plan).is_none()
+            {
+                return Err(VaultError::invalid("plan", "the policy has no plan of this name"));
+            }
+            body.plan = plan.clone();
+        }
+        if let Some(state) = set.state {
+            body.state = state;
+        }
+        if let Some(retention) = &set.retention {
+            body.retention = retention.iter().map(|(c, p)| (c.0, p.clone())).collect();
+        }
+        let chosen: Vec<_> = body.retention.iter().map(|(c, p)| (ClassNo(*c), p.clone())).collect();
+        self.check_retention(call, body.plan.as_ref(), &chosen)?;
+        let new =
+            ObjectRow { revision: Revision(row.revision.0 + 1), body: crate::vault::to_json(&body), ..row.clone() };
+        Ok((row, new))
+    }
+
     /// Changes a group's plan, state or retention. Values that are stored already follow a changed retention soon after.
+    /// With `validate_only` answers what would become of it.
     pub async fn update_group(
         &self,
         call: &Call,
         group: GroupNo,
         etag: Option<Revision>,
         set: GroupChange,
+        request: Option<Request>,
+        validate_only: bool,
     ) -> Result<Group, VaultError> {
         call.permit(Verb::Group)?;
+        if self.repeated::<()>(call, request.as_ref()).await?.is_some() {
+            return self.group_by_no(call, group).await;
+        }
         let tenant = call.tenant.no;
         for _ in 0..4 {
-            let key = number_key(group);
-            let row = self.store.object(tenant, ObjectKind::Group, key.clone()).await?.ok_or(VaultError::NotFound)?;
-            if etag.is_some_and(|etag| etag != row.revision) {
-                return Err(VaultError::EtagStale);
+            let (row, new) = self.changed_group(call, group, etag, &set).await?;
+            if validate_only {
+                return self.read_group(call, &ObjectRow { revision: row.revision, ..new });
             }
-            let mut body: GroupBody = serde_json::from_slice(&row.body).map_err(|_| VaultError::DataLoss)?;
-            if body.state == GroupState::Erased {
-                return Err(VaultError::WrongState("the group is erased"));
-            }
-            if let Some(plan) = &set.plan {
-                if let Some(plan) = plan
-                    && call.tenant.policy()?.plan(plan).is_none()
-                {
-                    return Err(VaultError::invalid("plan", "the policy has no plan of this name"));
-                }
-                body.plan = plan.clone();
-            }
-            if let Some(state) = set.state {
-                body.state = state;
-            }
-            if let Some(retention) = &set.retention {
-                body.retention = retention.iter().map(|(c, p)| (c.0, p.clone())).collect();
-            }
-            let chosen: Vec<_> = body.retention.iter().map(|(c, p)| (ClassNo(*c), p.clone())).collect();
-            self.check_retention(call, body.plan.as_ref(), &chosen)?;
-            let revision = Revision(row.revision.0 + 1);
-            let new = ObjectRow { revision, body: crate::vault::to_json(&body), ..row.clone() };
             let mut change = ChangeSet::default();
-            change.require(Precondition::ObjectAt { tenant, kind: ObjectKind::Group, key, revision: row.revision });
+            let (kind, key) = (ObjectKind::Group, row.key);
+            change.require(Precondition::ObjectAt { tenant, kind, key, revision: row.revision });
             change.change(Mutation::PutObject(new.clone()));
             if set.retention.is_some() {
-                regroup(tenant, group, revision, &mut change);
+                regroup(tenant, group, new.revision, &mut change);
             }
             change.note(tenant, call.record(Action::UpdateGroup, Outcome::Ok).to_bytes());
+            self.remember(call, request.as_ref(), &(), &mut change);
             match self.store.commit(change).await {
                 Ok(_) => return self.read_group(call, &new),
-                Err(error) => self.retry_or_answer(call, error, None).await?,
+                Err(error) => self.retry_or_answer(call, error, request.as_ref()).await?,
             }
         }
         Err(VaultError::Conflict)

@@ -108,7 +108,21 @@ pub(crate) fn require_no_hold(subject: &SubjectRow, class: ClassNo, change: &mut
     }
 }
 
+/// Key of the setting that moves on with every hold that is placed.
+const PLACED: &[u8] = b"holds-placed";
+
+/// That no hold was placed since [`Vault::holds_placed`] answered `placed`.
+pub(crate) fn holds_at(tenant: TenantNo, placed: Revision) -> Precondition {
+    Precondition::ObjectAt { tenant, kind: ObjectKind::Setting, key: PLACED.to_vec(), revision: placed }
+}
+
 impl Vault {
+    /// How often a hold was placed in the tenant.
+    pub(crate) async fn holds_placed(&self, tenant: TenantNo) -> Result<Revision, VaultError> {
+        let row = self.store.object(tenant, ObjectKind::Setting, PLACED.to_vec()).await?;
+        Ok(row.map_or(Revision(0), |row| row.revision))
+    }
+
     /// Holds that were placed on a subject or its group and are not released; some may have ended.
     pub(crate) async fn holds_on(&self, subject: &SubjectRow) -> Result<Vec<Hold>, VaultError> {
         let mut found = self.marked(subject.tenant, subject.uid.0).await?;
@@ -286,6 +300,11 @@ impl Vault {
                 let (kind, revision, body) = (ObjectKind::Hold, Revision(1), Vec::new());
                 change.change(Mutation::PutObject(ObjectRow { tenant, kind, key, revision, body }));
             }
+            // Who ends a bucket meanwhile decides again.
+            let placed = self.holds_placed(tenant).await?;
+            change.require(holds_at(tenant, placed));
+            let (kind, key, revision) = (ObjectKind::Setting, PLACED.to_vec(), Revision(placed.0 + 1));
+            change.change(Mutation::PutObject(ObjectRow { tenant, kind, key, revision, body: Vec::new() }));
             put_hold(tenant, &hold, Revision(0), &mut change);
             let mut entry = call.record(Action::PlaceHold, Outcome::Ok);
             entry.subject = subject;
@@ -325,38 +344,80 @@ impl Vault {
     pub async fn release_hold(
         &self,
         call: &Call,
+        context: &Context,
         id: ObjectId,
+        request: Option<Request>,
         validate_only: bool,
     ) -> Result<(Hold, Vec<ObjectId>), VaultError> {
         call.permit(Verb::Release)?;
         let tenant = call.tenant.no;
         let (hold, revision) = self.hold(tenant, id).await?;
+        let mut classes = Vec::new();
         match (hold.subject, hold.group) {
             (Some(uid), _) => {
                 let snapshot = self.store.subject_by_uid(uid).await?;
-                call.permit_for(Verb::Release, snapshot.and_then(|s| s.subject.group))?;
+                call.permit_for(Verb::Release, snapshot.as_ref().and_then(|s| s.subject.group))?;
+                classes = snapshot.map_or(classes, |s| s.classes.clone());
             }
             (None, group) => {
                 call.permit_for(Verb::Release, group)?;
             }
         }
-        if hold.released.is_some() || validate_only {
-            return Ok((hold, Vec::new()));
-        }
-        let released = Hold { released: Some(call.now), ..hold };
-        let mut change = ChangeSet::default();
-        self.take_marks(tenant, &released, revision, &mut change);
-        let mut entry = call.record(Action::ReleaseHold, Outcome::Ok);
-        entry.subject = released.subject;
-        entry.operation = Some(id);
-        change.note(tenant, entry.to_bytes());
-        self.store.commit(change).await?;
+        // What waited is remembered with the release, and whether it still waits is looked at when it is answered: a
+        // repeat goes on with what a crash left, and answers the same.
+        let known: Option<Vec<ObjectId>> = self.repeated(call, request.as_ref()).await?;
+        let (released, waited) = match known {
+            Some(waited) => (hold, waited),
+            None if hold.released.is_some() || validate_only => return Ok((hold, Vec::new())),
+            None => {
+                let waited = self.waiting_for(call, &hold).await?;
+                let released = Hold { released: Some(call.now), ..hold };
+                let mut change = ChangeSet::default();
+                self.take_marks(tenant, &released, revision, &mut change);
+                let mut entry = call.record(Action::ReleaseHold, Outcome::Ok);
+                entry.subject = released.subject;
+                entry.operation = Some(id);
+                self.attach_detail(call, context, &mut entry, &classes).await?;
+                change.note(tenant, entry.to_bytes());
+                self.remember(call, request.as_ref(), &waited, &mut change);
+                self.store.commit(change).await?;
+                (released, waited)
+            }
+        };
         self.ledger_hold(call, LedgerKind::HoldReleased, &released).await?;
-        let resumed = match released.subject {
+        match released.subject {
             Some(uid) => self.resume_held(call, uid).await?,
             None => self.resume_group(call, released.group).await?,
         };
+        let mut resumed = Vec::new();
+        for operation in waited {
+            let (now, _) = self.operation(tenant, operation).await?;
+            if !now.held.iter().any(|part| part.hold == Some(id)) {
+                resumed.push(operation);
+            }
+        }
         Ok((released, resumed))
+    }
+
+    /// Erasures of single subjects that this hold keeps.
+    async fn waiting_for(&self, call: &Call, hold: &Hold) -> Result<Vec<ObjectId>, VaultError> {
+        let tenant = call.tenant.no;
+        let mut uids: Vec<SubjectUid> = hold.subject.into_iter().collect();
+        if hold.subject.is_none() {
+            self.each_subject(tenant, hold.group, |snapshot| {
+                if snapshot.classes.iter().any(|row| row.state == ClassState::Restricted) {
+                    uids.push(snapshot.subject.uid);
+                }
+            })
+            .await?;
+        }
+        let mut waiting = Vec::new();
+        for uid in uids {
+            let open = self.open_operations(tenant, uid).await?;
+            let kept = open.iter().filter(|(one, _)| one.held.iter().any(|part| part.hold == Some(hold.id)));
+            waiting.extend(kept.map(|(one, _)| one.id));
+        }
+        Ok(waiting)
     }
 
     /// Takes the marks of a hold that was released or has ended.

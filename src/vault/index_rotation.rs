@@ -21,6 +21,7 @@ use crate::vault::expiry::Progress;
 use crate::vault::operation::{Operation, OperationKind, OperationStatus, put_operation};
 use crate::vault::read::{entry_place, open_value};
 use crate::vault::record::{Owner, RecordView};
+use crate::vault::request::Request;
 use crate::vault::tenant::TenantSettings;
 use crate::vault::to_json;
 
@@ -71,35 +72,34 @@ impl Vault {
     }
 
     /// Begins the rotation of the tenant's index secret; the operation that a job finishes. One that runs is answered.
-    pub async fn rotate_index(&self, call: &Call) -> Result<Operation, VaultError> {
+    pub async fn rotate_index(&self, call: &Call, request: Option<Request>) -> Result<Operation, VaultError> {
         self.may_rotate(call)?;
-        self.begin_index_rotation(call).await
+        if let Some(id) = self.repeated::<ObjectId>(call, request.as_ref()).await? {
+            return Ok(self.operation(call.tenant.no, id).await?.0);
+        }
+        self.begin_index_rotation(call, request.as_ref()).await
     }
 
-    async fn begin_index_rotation(&self, call: &Call) -> Result<Operation, VaultError> {
+    async fn begin_index_rotation(&self, call: &Call, request: Option<&Request>) -> Result<Operation, VaultError> {
         let tenant = call.tenant.no;
-        let settings = &self.tenant(tenant)?.settings;
-        if settings.index_retiring.is_some() {
+        let mut change = ChangeSet::default();
+        if self.tenant(tenant)?.settings.index_retiring.is_some() {
             let (state, _) = self.retagging(tenant).await?.ok_or(VaultError::Conflict)?;
+            if request.is_some() {
+                self.remember(call, request, &state.operation, &mut change);
+                self.store.commit(change).await?;
+            }
             return Ok(self.operation(tenant, state.operation).await?.0);
         }
-        // The state first: a switch without one would be resumed by nobody.
-        let mut change = ChangeSet::default();
-        let (operation, former) = match self.retagging(tenant).await? {
-            // It began, and the switch did not come.
-            Some((state, revision)) => (self.operation(tenant, state.operation).await?.0, revision),
-            None => {
-                let operation = Operation::new(call, OperationKind::RotateIndex, OperationStatus::Running);
-                put_operation(tenant, &operation, None, &mut change);
-                (operation, Revision(0))
-            }
-        };
+        // In one commit with the switch: a switch without a state would be resumed by nobody.
+        let operation = Operation::new(call, OperationKind::RotateIndex, OperationStatus::Running);
+        put_operation(tenant, &operation, None, &mut change);
         let (since, after) = (call.wall, SubjectUid(0));
         let state = Retagging { operation: operation.id, since, after, pass: since, passes: 0, settled: false };
-        put_state(tenant, &state, former, &mut change);
-        self.store.commit(change).await?;
+        put_state(tenant, &state, Revision(0), &mut change);
+        self.remember(call, request, &operation.id, &mut change);
         let record = call.record(Action::RotateKeys, Outcome::Ok);
-        self.edit_settings(tenant, None, record, |settings: &mut TenantSettings| {
+        self.edit_settings_with(tenant, None, record, &change, |settings: &mut TenantSettings| {
             if settings.index_retiring.is_some() {
                 return Err(VaultError::Conflict);
             }
@@ -128,7 +128,7 @@ impl Vault {
             if due.is_none_or(|due| due > call.now) {
                 return Ok(Progress::default());
             }
-            self.begin_index_rotation(call).await?;
+            self.begin_index_rotation(call, None).await?;
         }
         // The tenant as it is after the switch.
         let call = Call { tenant: self.tenant(call.tenant.no)?, ..call.clone() };
@@ -352,7 +352,7 @@ impl Vault {
             return Ok(Progress::default());
         }
         if old {
-            self.swap_root(call).await?;
+            self.swap_root(call, None).await?;
         }
         let generation = self.keyring.generation(tenant).unwrap_or(generation);
         let age = RootAge { generation, since: call.wall };
@@ -369,12 +369,15 @@ impl Vault {
     }
 
     /// Puts a new root in place of the tenant's present one.
-    pub async fn rotate_root(&self, call: &Call) -> Result<Operation, VaultError> {
+    pub async fn rotate_root(&self, call: &Call, request: Option<Request>) -> Result<Operation, VaultError> {
         self.may_rotate(call)?;
-        self.swap_root(call).await
+        if let Some(id) = self.repeated::<ObjectId>(call, request.as_ref()).await? {
+            return Ok(self.operation(call.tenant.no, id).await?.0);
+        }
+        self.swap_root(call, request.as_ref()).await
     }
 
-    async fn swap_root(&self, call: &Call) -> Result<Operation, VaultError> {
+    async fn swap_root(&self, call: &Call, request: Option<&Request>) -> Result<Operation, VaultError> {
         let tenant = call.tenant.no;
         let mut operation = Operation::new(call, OperationKind::RotateRoot, OperationStatus::Done);
         operation.generation = self.keyring.generation(tenant).map(|g| Generation(g.0 + 1));
@@ -383,6 +386,7 @@ impl Vault {
         let mut entry = call.record(Action::RotateKeys, Outcome::Ok);
         entry.operation = Some(operation.id);
         change.note(tenant, entry.to_bytes());
+        self.remember(call, request, &operation.id, &mut change);
         self.keyring.swap(tenant, SwapOp { slots: Vec::new(), change, ledger: Vec::new() }).await?;
         Ok(operation)
     }

@@ -11,7 +11,7 @@ use crate::access::{Verb, View};
 use crate::audit::{Action, Fields, Outcome};
 use crate::clock::Timestamp;
 use crate::crypto::aad::{Aad, Place};
-use crate::crypto::aead::TAG;
+use crate::crypto::aead::{MAX_SEALS, TAG};
 use crate::crypto::keys::ClassKeys;
 use crate::crypto::{blind_index, random};
 use crate::ids::*;
@@ -231,6 +231,12 @@ impl Vault {
             if let decision @ Decision::Deny(_) = policy.decide(&ask, field, None) {
                 return Err(VaultError::refused(policy, &ask, field, &decision));
             }
+            let sealed = snapshot.class(rule.class).filter(|row| row.slot.is_some()).map_or(0, |row| row.seals);
+            if sealed.saturating_add(items.len() as u32) > MAX_SEALS && !validate_only {
+                // The key has sealed its limit: what is there moves to the next one first.
+                self.rotate_class(call, snapshot.subject.uid, rule.class).await?;
+                continue;
+            }
             let (mut change, done, slots) = self.prepare_append(call, context, &snapshot, rule, items).await?;
             if validate_only {
                 self.keyring.release(call.tenant.no, &slots);
@@ -314,6 +320,7 @@ impl Vault {
             items: rows.iter().map(|row| Appended { item: row.item, expire: row.expire }).collect(),
             at: call.now,
         };
+        change.change(Mutation::CountSeals { uid, class, by: rows.len() as u32 });
         change.mutations.extend(rows.into_iter().map(Mutation::PutItem));
         let mut entry = call.record(Action::AppendItems, Outcome::Ok);
         entry.subject = Some(uid);
@@ -385,11 +392,20 @@ impl Vault {
     ) -> Result<ItemPage, VaultError> {
         let policy = call.tenant.policy()?;
         let rule = self.many_rule(policy, field)?;
-        let snapshot = self.resolve(call, context, key).await?;
         let purpose = context.purpose()?;
+        let snapshot = match self.resolve(call, context, key).await {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                let fields = [field.0].into_iter().collect();
+                return Err(self.missed(call, Action::ListItems, purpose, &fields, error).await);
+            }
+        };
         let (class_ref, view) = match self.may_read_items(call, context, policy, rule, &snapshot, view).await {
             Ok(Some(found)) => found,
-            Ok(None) => return Ok(ItemPage { uid: snapshot.subject.uid, items: Vec::new(), next: None }),
+            Ok(None) => {
+                self.note_item_read(call, context, Action::ListItems, &snapshot, field, purpose, Outcome::Ok).await?;
+                return Ok(ItemPage { uid: snapshot.subject.uid, items: Vec::new(), next: None });
+            }
             Err(error) => {
                 self.note_item_read(call, context, Action::ListItems, &snapshot, field, purpose, error.outcome())
                     .await?;
@@ -455,8 +471,14 @@ impl Vault {
     ) -> Result<(SubjectUid, ShownItem), VaultError> {
         let policy = call.tenant.policy()?;
         let rule = self.many_rule(policy, field)?;
-        let snapshot = self.resolve(call, context, key).await?;
         let purpose = context.purpose()?;
+        let snapshot = match self.resolve(call, context, key).await {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                let fields = [field.0].into_iter().collect();
+                return Err(self.missed(call, Action::GetItem, purpose, &fields, error).await);
+            }
+        };
         let found = async {
             let (class_ref, view) =
                 self.may_read_items(call, context, policy, rule, &snapshot, view).await?.ok_or(VaultError::NotFound)?;
@@ -504,7 +526,7 @@ impl Vault {
             return Err(VaultError::WrongState("the subject's erasure is under way"));
         }
         let fields = crate::access::FieldSet::from_iter([rule.no.0]);
-        let approved = self.take_approval(call, context, snapshot, &fields).await?;
+        let approved = self.take_approval(call, context, &[snapshot.subject.uid], Verb::Read, &fields).await?;
         let facts = self.facts(call, snapshot).await?;
         let ask = context.ask(call, Verb::Read, context.purpose()?, snapshot.subject.group, view, approved);
         let ask = Ask { facts: facts.view(), ..ask };

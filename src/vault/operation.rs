@@ -6,13 +6,14 @@
 use serde::{Deserialize, Serialize};
 
 use crate::access::Verb;
-use crate::audit::{Action, Outcome};
+use crate::audit::{Action, AuditRecord, Outcome};
 use crate::clock::Timestamp;
 use crate::ids::*;
 use crate::storage::*;
 use crate::vault::Vault;
-use crate::vault::call::Call;
+use crate::vault::call::{Call, Context};
 use crate::vault::error::VaultError;
+use crate::vault::request::Request;
 use crate::vault::to_json;
 
 /// What kind of work it is.
@@ -362,14 +363,24 @@ impl Vault {
     }
 
     /// Cancels an operation that may still be cancelled: a scheduled erasure.
-    pub async fn cancel_operation(&self, call: &Call, id: ObjectId) -> Result<Operation, VaultError> {
+    pub async fn cancel_operation(
+        &self,
+        call: &Call,
+        id: ObjectId,
+        request: Option<Request>,
+    ) -> Result<Operation, VaultError> {
         call.permit(Verb::Operate)?;
+        let repeat = self.repeated::<()>(call, request.as_ref()).await?.is_some();
         let (operation, revision) = self.operation(call.tenant.no, id).await?;
         match operation.status {
-            OperationStatus::Scheduled => self.cancel_scheduled(call, operation, revision).await,
+            _ if repeat => Ok(operation),
+            OperationStatus::Scheduled => {
+                self.cancel_scheduled(call, &Context::default(), operation, revision, request.as_ref()).await
+            }
             OperationStatus::Running if matches!(operation.kind, OperationKind::Reseal | OperationKind::Backup) => {
                 let next = Operation { status: OperationStatus::Cancelled, updated: call.now, ..operation.clone() };
-                let (action, change) = (Action::CancelOperation, ChangeSet::default());
+                let (action, mut change) = (Action::CancelOperation, ChangeSet::default());
+                self.remember(call, request.as_ref(), &(), &mut change);
                 self.advance_operation(call, &operation, revision, &next, action, change).await?;
                 Ok(next)
             }
@@ -415,10 +426,23 @@ impl Vault {
         revision: Revision,
         next: &Operation,
         action: Action,
+        change: ChangeSet,
+    ) -> Result<Revision, VaultError> {
+        let entry = call.record(action, Outcome::Ok);
+        self.advance_noted(call, former, revision, next, entry, change).await
+    }
+
+    /// The same with an entry that says more.
+    pub(crate) async fn advance_noted(
+        &self,
+        call: &Call,
+        former: &Operation,
+        revision: Revision,
+        next: &Operation,
+        mut entry: AuditRecord,
         mut change: ChangeSet,
     ) -> Result<Revision, VaultError> {
         put_operation(call.tenant.no, next, Some((former, revision)), &mut change);
-        let mut entry = call.record(action, Outcome::Ok);
         entry.subject = next.subject;
         entry.operation = Some(next.id);
         change.note(call.tenant.no, entry.to_bytes());

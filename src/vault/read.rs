@@ -14,6 +14,7 @@ use crate::policy::compiled::{Ask, Decision, Policy, Withheld};
 use crate::policy::value::Value;
 use crate::storage::{ClassRow, ClassState, SubjectSnapshot, SubjectState};
 use crate::vault::Vault;
+use crate::vault::audit_read::miss;
 use crate::vault::call::{Call, Context};
 use crate::vault::error::{VaultError, Violation};
 use crate::vault::find::Key;
@@ -92,8 +93,11 @@ impl Vault {
         let policy = call.tenant.policy()?;
         let wanted = resolve(policy, select)?;
         let purpose = context.purpose()?;
-        let snapshot = self.resolve(call, context, key).await?;
-        let approved = self.take_approval(call, context, &snapshot, &wanted.set).await?;
+        let snapshot = match self.resolve(call, context, key).await {
+            Ok(snapshot) => snapshot,
+            Err(error) => return Err(self.missed(call, Action::GetFields, purpose, &wanted.set, error).await),
+        };
+        let approved = self.take_approval(call, context, &[snapshot.subject.uid], Verb::Read, &wanted.set).await?;
         let facts = self.facts(call, &snapshot).await?;
         let ask = context.ask(call, Verb::Read, purpose, snapshot.subject.group, select.view, approved);
         let ask = Ask { facts: facts.view(), ..ask };
@@ -116,18 +120,24 @@ impl Vault {
         let wanted = resolve(policy, select)?;
         let purpose = context.purpose()?;
         let snapshots = self.resolve_all(call, context, keys).await?;
+        let found: Vec<SubjectUid> = snapshots.iter().flatten().map(|one| one.subject.uid).collect();
+        // One use for the whole batch, of subjects that the approval lists.
+        let approved = !found.is_empty() && self.take_approval(call, context, &found, Verb::Read, &wanted.set).await?;
         let mut outcomes = Vec::with_capacity(snapshots.len());
         let mut entries: Vec<AuditRecord> = Vec::with_capacity(snapshots.len());
+        // One entry for all that are not there, so that asking for nobody fills no disk.
+        let mut missed = None;
         for snapshot in snapshots {
             let snapshot = match snapshot {
                 Ok(snapshot) => snapshot,
                 Err(error) => {
+                    missed.get_or_insert_with(|| miss(call, Action::GetFields, purpose, &wanted.set, error.outcome()));
                     outcomes.push(Err(error));
                     continue;
                 }
             };
             let facts = self.facts(call, &snapshot).await?;
-            let ask = context.ask(call, Verb::Read, purpose, snapshot.subject.group, select.view, false);
+            let ask = context.ask(call, Verb::Read, purpose, snapshot.subject.group, select.view, approved);
             let ask = Ask { facts: facts.view(), ..ask };
             let got = self.read_snapshot(call, policy, &ask, &snapshot, &wanted, select).await;
             let mut entry = self.read_entry(call, Action::GetFields, context, purpose, &snapshot, &wanted.set, &got);
@@ -135,6 +145,7 @@ impl Vault {
             entries.push(entry);
             outcomes.push(got);
         }
+        entries.extend(missed);
         self.read_log.append_all(call.tenant.no, &entries).await.map_err(|_| VaultError::AuditUnavailable)?;
         Ok(outcomes)
     }

@@ -59,24 +59,4 @@ impl Vault {
             }));
         }
     }
-
-    /// Does `work` unless this request was answered before. The answer is remembered after the change, not with it: for
-    /// settings, where doing a thing again after a crash in between does no harm.
-    pub(crate) async fn once<T: Serialize + DeserializeOwned>(
-        &self,
-        call: &Call,
-        request: Option<Request>,
-        work: impl Future<Output = Result<T, VaultError>>,
-    ) -> Result<T, VaultError> {
-        if let Some(answer) = self.repeated(call, request.as_ref()).await? {
-            return Ok(answer);
-        }
-        let answer = work.await?;
-        if request.is_some() {
-            let mut change = ChangeSet::default();
-            self.remember(call, request.as_ref(), &answer, &mut change);
-            self.store.commit(change).await?;
-        }
-        Ok(answer)
-    }
 }

@@ -59,7 +59,8 @@ impl Vault {
     /// Erases single-valued fields for good: the rest of their classes is resealed.
     ///
     /// # Errors
-    /// `Held` where a hold keeps one of the classes; `NotFound` where none of the fields has a value.
+    /// `Held` where a hold keeps one of the classes; `NotFound` where none of the fields has a value. With `validate_only`
+    /// the operation that is answered was not stored.
     #[allow(clippy::too_many_arguments)] // the parts of one request
     pub async fn erase_fields(
         &self,
@@ -70,6 +71,7 @@ impl Vault {
         wanted_etag: Option<&str>,
         request: Option<Request>,
         wait_final: bool,
+        validate_only: bool,
     ) -> Result<Erasure, VaultError> {
         let policy = call.tenant.policy()?;
         let mut classes: Vec<ClassNo> = Vec::new();
@@ -89,7 +91,8 @@ impl Vault {
             (here.collect(), Vec::new())
         };
         let kind = OperationKind::EraseFields;
-        self.erase_parts(call, context, key, kind, classes, rewrite, wanted_etag, request, wait_final).await
+        self.erase_parts(call, context, key, kind, classes, rewrite, wanted_etag, request, wait_final, validate_only)
+            .await
     }
 
     /// Erases items of a many-valued field for good.
@@ -106,6 +109,7 @@ impl Vault {
         items: &[ItemNo],
         request: Option<Request>,
         wait_final: bool,
+        validate_only: bool,
     ) -> Result<Erasure, VaultError> {
         let at = |rule: &str| Violation { path: "field_id".into(), field: Some(field), rule: rule.into() };
         let class = match call.tenant.policy()?.field(field) {
@@ -118,7 +122,7 @@ impl Vault {
         }
         let rewrite = |_| (Vec::new(), items.iter().map(|item| (field, *item)).collect());
         let kind = OperationKind::EraseItems;
-        self.erase_parts(call, context, key, kind, vec![class], rewrite, None, request, wait_final).await
+        self.erase_parts(call, context, key, kind, vec![class], rewrite, None, request, wait_final, validate_only).await
     }
 
     #[allow(clippy::too_many_arguments)] // two callers that differ in what stays
@@ -133,6 +137,7 @@ impl Vault {
         wanted_etag: Option<&str>,
         request: Option<Request>,
         wait_final: bool,
+        validate_only: bool,
     ) -> Result<Erasure, VaultError> {
         call.permit(Verb::Erase)?;
         let known: Option<ObjectId> = self.repeated(call, request.as_ref()).await?;
@@ -177,6 +182,10 @@ impl Vault {
                 require_no_hold(&snapshot.subject, one.row.class, &mut change);
             }
             let operation = self.reseal_operation(call, &snapshot, kind, &done).await?;
+            if validate_only {
+                self.keyring.release(call.tenant.no, &slots);
+                return Ok(Erasure { operation, receipt: None, salt: None });
+            }
             self.remember(call, request.as_ref(), &operation.id, &mut change);
             match self.commit_reseal(call, context, &snapshot, operation, &done, change).await {
                 Ok(operation) => return self.answer_erasure(call, operation, wait_final, true).await,
@@ -199,10 +208,7 @@ impl Vault {
         let placed = self.holds_on(&snapshot.subject).await?;
         let placed = self.end_holds(call, placed).await?;
         match self.held(call, row, &placed, call.now).await? {
-            Some(held) => {
-                let hold = held.hold.unwrap_or(ObjectId(uuid::Uuid::nil()));
-                Err(VaultError::Held { class: held.class, hold })
-            }
+            Some(held) => Err(VaultError::held(call, held.class, held.hold)),
             None => Ok(()),
         }
     }

@@ -1,16 +1,19 @@
 //! Erasing a tenant: its root is destroyed in every replica of the keeper, then its rows go. The operation and its
 //! receipt belong to the vault itself (tenant 0), because nothing of the tenant is left.
 
+use crate::access::{FieldSet, Verb, View};
 use crate::audit::{Action, Outcome};
+use crate::auth::{Approval, ApprovalUse, KeyId};
 use crate::ids::*;
 use crate::keyring::ledger::LedgerKind;
 use crate::storage::*;
 use crate::vault::Vault;
 use crate::vault::call::Call;
 use crate::vault::erase::Erasure;
-use crate::vault::error::VaultError;
+use crate::vault::error::{DenialKind, VaultError};
 use crate::vault::hold::ledger_entry;
 use crate::vault::operation::*;
+use crate::vault::request::Request;
 
 /// Rows removed in one change set.
 const ROWS_AT_ONCE: u32 = 5_000;
@@ -20,19 +23,36 @@ impl Vault {
     /// removes the rows.
     ///
     /// # Errors
-    /// `Held` while a placed hold of the tenant is active.
-    pub async fn erase_tenant(&self, call: &Call) -> Result<Erasure, VaultError> {
+    /// `Held` while a placed hold of the tenant is active, unless two other operators approved that; `Denied` where these
+    /// approvals are not that.
+    pub async fn erase_tenant(
+        &self,
+        call: &Call,
+        approvals: &[ObjectId],
+        request: Option<Request>,
+        validate_only: bool,
+    ) -> Result<Option<Erasure>, VaultError> {
         self.operators_only(call)?;
         let no = call.tenant.no;
         if no == TenantNo::VAULT {
             return Err(VaultError::invalid("tenant", "the vault itself is not a tenant to erase"));
         }
-        if let Some(hold) = self.any_hold(call).await? {
-            let class = hold.classes.first().copied().unwrap_or(ClassNo(0));
-            return Err(VaultError::Held { class, hold: hold.id });
-        }
         let own = self.call(call.principal.clone(), self.tenant(TenantNo::VAULT)?);
         for _ in 0..6 {
+            let used = match (self.any_hold(call).await?, approvals) {
+                (None, []) => Vec::new(),
+                (None, _) => {
+                    return Err(VaultError::invalid("approvals", "must be empty: no hold is active"));
+                }
+                (Some(hold), []) => {
+                    let class = hold.classes.first().copied().unwrap_or(ClassNo(0));
+                    return Err(VaultError::held(call, class, Some(hold.id)));
+                }
+                (Some(_), approvals) => self.two_operators_agree(call, approvals).await?,
+            };
+            if validate_only {
+                return Ok(None);
+            }
             let rows = self.store.tenants().await?;
             let row = rows.into_iter().find(|row| row.no == no).ok_or(VaultError::NotFound)?;
             let mut operation = Operation::new(&own, OperationKind::EraseTenant, OperationStatus::Running);
@@ -42,7 +62,18 @@ impl Vault {
             change.require(Precondition::TenantIs { tenant: no, state: TenantState::Live });
             change.require(Precondition::TenantSettingsAt { tenant: no, revision: row.revision });
             change.require(Precondition::TreeGeneration { tenant: no, generation: row.generation });
-            change.require(Precondition::NoObjectUnder { tenant: no, kind: ObjectKind::Hold, prefix: Vec::new() });
+            if used.is_empty() {
+                change.require(Precondition::NoObjectUnder { tenant: no, kind: ObjectKind::Hold, prefix: Vec::new() });
+            }
+            for (approval, former) in &used {
+                self.put_approval(call, approval, *former, &mut change);
+                for tenant in [no, TenantNo::VAULT] {
+                    let mut entry = own.record(Action::UseApproval, Outcome::Ok);
+                    entry.operation = Some(approval.id);
+                    change.note(tenant, entry.to_bytes());
+                }
+            }
+            self.remember(&own, request.as_ref(), &operation.id, &mut change);
             let revision = Revision(row.revision.0 + 1);
             change.change(Mutation::PutTenant(TenantRow { state: TenantState::Erasing, revision, ..row }));
             put_operation(TenantNo::VAULT, &operation, None, &mut change);
@@ -55,13 +86,50 @@ impl Vault {
                 Ok(_) => {
                     self.unload_tenant(no);
                     let operation = self.retire_tenant(&own, operation, Revision(1)).await?;
-                    return self.answer_erasure(&own, operation, false, false).await;
+                    return self.answer_erasure(&own, operation, false, false).await.map(Some);
                 }
-                Err(StoreError::Conflict(_)) => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => self.retry_or_answer(&own, error, request.as_ref()).await?,
             }
         }
         Err(VaultError::Conflict)
+    }
+
+    /// Two approvals that this operator asked for in the tenant, granted by two others who are operators too; as they are
+    /// once they are used.
+    async fn two_operators_agree(
+        &self,
+        call: &Call,
+        approvals: &[ObjectId],
+    ) -> Result<Vec<(Approval, Revision)>, VaultError> {
+        let refused = |why: &str| VaultError::denied(DenialKind::ApprovalNeeded, why);
+        let [first, second] = approvals else {
+            return Err(refused("two approvals by two other operators are needed"));
+        };
+        let (mut used, mut deciders) = (Vec::new(), Vec::new());
+        for id in [first, second] {
+            let (approval, revision) = self.approval(call, *id).await?;
+            let wanted = ApprovalUse {
+                by: call.principal.actor,
+                subjects: Vec::new(),
+                verb: Verb::Erase,
+                fields: FieldSet::EMPTY,
+                purpose: None,
+                view: View::Masked,
+                // The request has no reference: the approval is bound to the tenant that it was asked for in.
+                reference: approval.reference,
+            };
+            let after = approval.use_for(&wanted, call.now)?;
+            deciders.extend(after.decision.map(|(by, ..)| by));
+            used.push((after, revision));
+        }
+        let operator = |by: &ActorId| {
+            let slot = self.access.by_id(KeyId(by.0));
+            slot.is_some_and(|slot| slot.tenant == TenantNo::VAULT)
+        };
+        match deciders[..] {
+            [a, b] if a != b && operator(&a) && operator(&b) => Ok(used),
+            _ => Err(refused("two approvals by two other operators are needed")),
+        }
     }
 
     /// Destroys the keys (which may be repeated), removes the rows, and ends. `own` is a call in the vault's own tenant.

@@ -15,6 +15,7 @@ use crate::vault::call::{Call, Context};
 use crate::vault::erase::Erasure;
 use crate::vault::error::VaultError;
 use crate::vault::find::Key;
+use crate::vault::group::GroupState;
 use crate::vault::hold::ledger_entry;
 use crate::vault::operation::*;
 use crate::vault::request::Request;
@@ -46,7 +47,7 @@ impl Vault {
         for _ in 0..4 {
             let snapshot = self.resolve(call, context, key).await?;
             call.permit_for(Verb::Erase, snapshot.subject.group)?;
-            let due = self.due_date(call, &snapshot, classes, due)?;
+            let due = self.due_date(call, due, || self.grace_of(call, &snapshot, classes))?;
             match snapshot.subject.state {
                 SubjectState::Live => {}
                 SubjectState::Closed if classes.is_empty() => {}
@@ -104,19 +105,19 @@ impl Vault {
         Err(VaultError::Conflict)
     }
 
-    fn due_date(
+    /// The date that was asked for, or the end of the policy's grace.
+    pub(crate) fn due_date(
         &self,
         call: &Call,
-        snapshot: &SubjectSnapshot,
-        classes: &[ClassNo],
         due: Option<Timestamp>,
+        grace: impl FnOnce() -> Option<Timestamp>,
     ) -> Result<Timestamp, VaultError> {
         match due {
             Some(due) if due <= call.now || due.0 - call.now.0 > FURTHEST_DAYS * DAY_MS => {
                 Err(VaultError::invalid("schedule_time", "must be in the future, at most 366 days ahead"))
             }
             Some(due) => Ok(due),
-            None => self.grace_of(call, snapshot, classes).ok_or_else(|| {
+            None => grace().ok_or_else(|| {
                 VaultError::invalid("schedule_time", "is needed: the policy has no time of grace for these classes")
             }),
         }
@@ -134,13 +135,23 @@ impl Vault {
     ///
     /// # Errors
     /// `WrongState` once it began.
-    pub async fn cancel_erasure(&self, call: &Call, id: ObjectId) -> Result<Erasure, VaultError> {
+    pub async fn cancel_erasure(
+        &self,
+        call: &Call,
+        context: &Context,
+        id: ObjectId,
+        request: Option<Request>,
+    ) -> Result<Erasure, VaultError> {
         call.permit(Verb::Erase)?;
+        let repeat = self.repeated::<()>(call, request.as_ref()).await?.is_some();
         let (operation, revision) = self.operation(call.tenant.no, id).await?;
         call.permit_for(Verb::Erase, operation.group)?;
         let operation = match operation.status {
+            _ if repeat => operation,
             OperationStatus::Cancelled => operation,
-            OperationStatus::Scheduled => self.cancel_scheduled(call, operation, revision).await?,
+            OperationStatus::Scheduled => {
+                self.cancel_scheduled(call, context, operation, revision, request.as_ref()).await?
+            }
             _ => return Err(VaultError::WrongState("the erasure has begun")),
         };
         self.answer_erasure(call, operation, false, false).await
@@ -150,13 +161,23 @@ impl Vault {
     pub(crate) async fn cancel_scheduled(
         &self,
         call: &Call,
+        context: &Context,
         operation: Operation,
         revision: Revision,
+        request: Option<&Request>,
     ) -> Result<Operation, VaultError> {
-        let uid = operation.subject.ok_or(VaultError::DataLoss)?;
         let mut change = ChangeSet::default();
+        self.remember(call, request, &(), &mut change);
+        let mut noted = call.record(Action::CancelErasure, Outcome::Ok);
+        let uid = operation.subject.unwrap_or(SubjectUid(0));
         let mut entries = vec![ledger_entry(call, LedgerKind::Cancelled, uid, operation.id)];
-        if let Some(snapshot) = self.store.subject_by_uid(uid).await? {
+        if operation.kind == OperationKind::EraseGroup {
+            let group = operation.group.ok_or(VaultError::DataLoss)?;
+            entries[0].number = group.0;
+            if !operation.was_closed {
+                self.set_group_state(call, group, GroupState::Active, &mut change).await?;
+            }
+        } else if let Some(snapshot) = self.store.subject_by_uid(uid).await? {
             let mut row = snapshot.subject.clone();
             change.require(Precondition::SubjectAt { uid, revision: row.revision });
             (row.revision, row.due) = (Revision(row.revision.0 + 1), None);
@@ -169,9 +190,10 @@ impl Vault {
                 entries.extend(self.schedule_closing(call, &snapshot, &mut row, &mut change)?);
             }
             change.change(Mutation::PutSubject(row));
+            self.attach_detail(call, context, &mut noted, &snapshot.classes).await?;
         }
         let next = Operation { status: OperationStatus::Cancelled, updated: call.now, ..operation.clone() };
-        self.advance_operation(call, &operation, revision, &next, Action::CancelErasure, change).await?;
+        self.advance_noted(call, &operation, revision, &next, noted, change).await?;
         self.ledger(entries).await?;
         Ok(next)
     }

@@ -8,7 +8,7 @@ use crate::clock::{DAY_MS, Timestamp};
 use crate::ids::*;
 use crate::storage::*;
 use crate::vault::Vault;
-use crate::vault::call::Call;
+use crate::vault::call::{Call, Context};
 use crate::vault::error::VaultError;
 use crate::vault::find::found;
 use crate::vault::request::Request;
@@ -29,7 +29,13 @@ impl Vault {
     /// A subject: its state, group and classes, no values.
     pub async fn get_subject(&self, call: &Call, id: &SubjectId) -> Result<Arc<SubjectSnapshot>, VaultError> {
         call.permit(Verb::Subject)?;
-        let snapshot = self.resolve_id(call, id).await?;
+        let snapshot = match self.resolve_id(call, id).await {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                let fields = crate::access::FieldSet::EMPTY;
+                return Err(self.missed(call, Action::GetSubject, PurposeNo(0), &fields, error).await);
+            }
+        };
         call.permit_for(Verb::Subject, snapshot.subject.group)?;
         let mut entry = call.record(Action::GetSubject, Outcome::Ok);
         entry.subject = Some(snapshot.subject.uid);
@@ -66,30 +72,33 @@ impl Vault {
     pub async fn close_subject(
         &self,
         call: &Call,
+        context: &Context,
         id: &SubjectId,
         wanted_etag: Option<&str>,
         request: Option<Request>,
     ) -> Result<Arc<SubjectSnapshot>, VaultError> {
         let (from, to) = (SubjectState::Live, SubjectState::Closed);
-        self.move_subject(call, id, wanted_etag, request, from, to, Action::CloseSubject).await
+        self.move_subject(call, context, id, wanted_etag, request, from, to, Action::CloseSubject).await
     }
 
     /// Opens a closed subject again; it is not erased then.
     pub async fn reopen_subject(
         &self,
         call: &Call,
+        context: &Context,
         id: &SubjectId,
         wanted_etag: Option<&str>,
         request: Option<Request>,
     ) -> Result<Arc<SubjectSnapshot>, VaultError> {
         let (from, to) = (SubjectState::Closed, SubjectState::Live);
-        self.move_subject(call, id, wanted_etag, request, from, to, Action::ReopenSubject).await
+        self.move_subject(call, context, id, wanted_etag, request, from, to, Action::ReopenSubject).await
     }
 
     #[allow(clippy::too_many_arguments)] // two callers that differ in the last three
     async fn move_subject(
         &self,
         call: &Call,
+        context: &Context,
         id: &SubjectId,
         wanted_etag: Option<&str>,
         request: Option<Request>,
@@ -126,6 +135,7 @@ impl Vault {
             };
             let mut entry = call.record(action, Outcome::Ok);
             entry.subject = Some(row.uid);
+            self.attach_detail(call, context, &mut entry, &snapshot.classes).await?;
             let uid = row.uid;
             change.change(Mutation::PutSubject(row));
             change.note(call.tenant.no, entry.to_bytes());

@@ -13,13 +13,14 @@ use crate::clock::{Clock, Timestamp};
 use crate::ids::*;
 use crate::keyring::{Keyring, TenantKeyState};
 use crate::policy::compiled::Policy;
-use crate::policy::file::Finding;
+use crate::policy::file::{Finding, Severity};
 use crate::storage::readlog::ReadLog;
 use crate::storage::*;
 use crate::vault::authenticate::Access;
 use crate::vault::call::Call;
 use crate::vault::credentials::Credentials;
 use crate::vault::error::{DenialKind, VaultError, Violation};
+use crate::vault::request::Request;
 use crate::vault::tenant::{Tenant, TenantKind, TenantSettings};
 use crate::vault::{Tenants, Vault, VaultOptions, to_json};
 
@@ -52,6 +53,8 @@ pub struct TenantView {
     pub settings: TenantSettings,
     pub generation: Generation,
     pub revision: Revision,
+    /// Subjects that are there, those that only a hold keeps among them.
+    pub subjects: u64,
 }
 
 /// What a new tenant is.
@@ -61,6 +64,38 @@ pub struct NewTenant {
     pub region: Option<Name>,
     pub display_name: Option<String>,
     pub quota_subjects: u64,
+}
+
+/// Whether a policy file may come into force; answers what is doubtful about it.
+fn check_policy(
+    text: &str,
+    version: PolicyVersion,
+    before: Option<&Policy>,
+    pinned: Option<&Name>,
+    now: Timestamp,
+) -> Result<Vec<Finding>, VaultError> {
+    let (policy, findings) = Policy::compile(text, version, before).map_err(|findings| {
+        let errors = findings.into_iter().filter(|f| f.severity == Severity::Error);
+        VaultError::PolicyInvalid(
+            errors.map(|f| Violation::new(format!("line {}: {}", f.line, f.key), f.message)).collect(),
+        )
+    })?;
+    if policy.effective().is_some_and(|from| now < from) {
+        return Err(VaultError::WrongState("the policy takes effect later: apply it on its `effective` day"));
+    }
+    match (pinned, policy.region()) {
+        (Some(pinned), Some(said)) if pinned != said => {
+            Err(VaultError::PolicyInvalid(vec![Violation::new("region", "is not the tenant's region")]))
+        }
+        _ => Ok(findings),
+    }
+}
+
+fn put_policy(call: &Call, tenant: TenantNo, version: PolicyVersion, text: &str, change: &mut ChangeSet) {
+    let body = PolicyBody { text: text.to_owned(), applied: call.wall, by: call.principal.actor };
+    let (kind, key, body) = (ObjectKind::Policy, policy_key(version), to_json(&body));
+    change.require(Precondition::ObjectAt { tenant, kind, key: key.clone(), revision: Revision(0) });
+    change.change(Mutation::PutObject(ObjectRow { tenant, kind, key, revision: Revision(1), body }));
 }
 
 fn policy_key(version: PolicyVersion) -> Vec<u8> {
@@ -188,8 +223,9 @@ impl Vault {
         Call { principal, now: tenant.time(wall), wall, tenant }
     }
 
-    fn view(&self, row: TenantRow) -> Result<TenantView, VaultError> {
+    async fn view(&self, row: TenantRow) -> Result<TenantView, VaultError> {
         Ok(TenantView {
+            subjects: self.store.subject_count(row.no).await?,
             settings: serde_json::from_slice(&row.body).map_err(|_| VaultError::DataLoss)?,
             no: row.no,
             name: row.name,
@@ -200,31 +236,53 @@ impl Vault {
         })
     }
 
-    /// Makes a tenant: its root is durable in every replica of the keeper before its row is.
-    pub async fn create_tenant(&self, call: &Call, new: NewTenant) -> Result<TenantView, VaultError> {
+    /// Makes a tenant, with its first policy where one is given: its root is durable in every replica of the keeper
+    /// before its row is.
+    pub async fn create_tenant(
+        &self,
+        call: &Call,
+        new: NewTenant,
+        policy: Option<&str>,
+        request: Option<Request>,
+    ) -> Result<TenantView, VaultError> {
         self.operators_only(call)?;
         let _one_at_a_time = self.settings.lock().await;
+        let known: Option<TenantNo> = self.repeated(call, request.as_ref()).await?;
         let rows = self.store.tenants().await?;
+        if let Some(no) = known {
+            let row = rows.into_iter().find(|row| row.no == no).ok_or(VaultError::NotFound)?;
+            return self.view(row).await;
+        }
         if rows.iter().any(|row| row.name == new.name) {
             return Err(VaultError::AlreadyExists);
         }
         let mut settings = TenantSettings::new(new.kind, call.wall);
         (settings.region, settings.display_name) = (new.region, new.display_name);
         settings.quota_subjects = new.quota_subjects;
+        let no = self.keyring.next_tenant().await?;
+        let mut change = ChangeSet::default();
+        for tenant in [no, TenantNo::VAULT] {
+            change.note(tenant, call.record(Action::CreateTenant, Outcome::Ok).to_bytes());
+        }
+        if let Some(text) = policy {
+            let version = PolicyVersion(1);
+            check_policy(text, version, None, settings.region.as_ref(), call.now)?;
+            put_policy(call, no, version, text, &mut change);
+            change.note(no, call.record(Action::ApplyPolicy, Outcome::Ok).to_bytes());
+            settings.policy = Some(version);
+        }
+        self.remember(call, request.as_ref(), &no, &mut change);
         let row = TenantRow {
-            no: self.keyring.next_tenant().await?,
+            no,
             name: new.name,
             state: TenantState::Live,
             generation: Generation(1),
             body: to_json(&settings),
             revision: Revision(1),
         };
-        let mut change = ChangeSet::default();
-        change.note(row.no, call.record(Action::CreateTenant, Outcome::Ok).to_bytes());
-        change.note(TenantNo::VAULT, call.record(Action::CreateTenant, Outcome::Ok).to_bytes());
         self.keyring.create_tenant(row.clone(), change).await?;
         self.reload_tenant(row.no).await?;
-        self.view(row)
+        self.view(row).await
     }
 
     /// Operators see every tenant; a tenant's own credential sees that one.
@@ -232,14 +290,18 @@ impl Vault {
         let rows = self.store.tenants().await?;
         let operator = call.principal.kind == auth::Kind::Operator;
         let seen = |row: &TenantRow| row.no != TenantNo::VAULT && (operator || row.no == call.principal.tenant);
-        rows.into_iter().filter(seen).map(|row| self.view(row)).collect()
+        let mut views = Vec::with_capacity(rows.len());
+        for row in rows.into_iter().filter(seen) {
+            views.push(self.view(row).await?);
+        }
+        Ok(views)
     }
 
     /// The call's tenant.
     pub async fn get_tenant(&self, call: &Call) -> Result<TenantView, VaultError> {
         let rows = self.store.tenants().await?;
         let row = rows.into_iter().find(|row| row.no == call.tenant.no).ok_or(VaultError::NotFound)?;
-        self.view(row)
+        self.view(row).await
     }
 
     /// Counts of the call's tenant; may scan.
@@ -262,7 +324,7 @@ impl Vault {
     }
 
     /// The same together with another change, both or neither.
-    async fn edit_settings_with(
+    pub(crate) async fn edit_settings_with(
         &self,
         no: TenantNo,
         wanted: Option<Revision>,
@@ -287,6 +349,8 @@ impl Vault {
             change.note(no, record.to_bytes());
             match self.store.commit(change).await {
                 Ok(_) => return self.reload_tenant(no).await,
+                // The same request beside this one: its repeat is answered.
+                Err(StoreError::Conflict(Conflict::Request)) => return Err(VaultError::Conflict),
                 Err(StoreError::Conflict(_)) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -294,36 +358,58 @@ impl Vault {
         Err(VaultError::Conflict)
     }
 
-    /// Changes what may be changed of a tenant.
+    /// Changes what may be changed of a tenant; with `validate_only` answers what would become of it.
     pub async fn update_tenant(
         &self,
         call: &Call,
         etag: Option<Revision>,
         display_name: Option<Option<String>>,
         quota_subjects: Option<u64>,
+        request: Option<Request>,
+        validate_only: bool,
     ) -> Result<TenantView, VaultError> {
         if quota_subjects.is_some() {
             self.operators_only(call)?;
         } else if call.principal.kind != auth::Kind::Operator {
             call.permit(Verb::Operate)?;
         }
+        if self.repeated::<()>(call, request.as_ref()).await?.is_some() {
+            return self.get_tenant(call).await;
+        }
+        let edit = |settings: &mut TenantSettings| {
+            if let Some(name) = &display_name {
+                settings.display_name = name.clone();
+            }
+            if let Some(quota) = quota_subjects {
+                settings.quota_subjects = quota;
+            }
+        };
+        if validate_only {
+            let mut view = self.get_tenant(call).await?;
+            if etag.is_some_and(|etag| etag != view.revision) {
+                return Err(VaultError::EtagStale);
+            }
+            edit(&mut view.settings);
+            return Ok(view);
+        }
         let record = call.record(Action::UpdateTenant, Outcome::Ok);
-        let tenant = self
-            .edit_settings(call.tenant.no, etag, record, |settings| {
-                if let Some(name) = &display_name {
-                    settings.display_name = name.clone();
-                }
-                if let Some(quota) = quota_subjects {
-                    settings.quota_subjects = quota;
-                }
-                Ok(())
-            })
-            .await?;
-        self.view(tenant.row.clone())
+        let mut change = ChangeSet::default();
+        self.remember(call, request.as_ref(), &(), &mut change);
+        let edited = self.edit_settings_with(call.tenant.no, etag, record, &change, |settings| {
+            edit(settings);
+            Ok(())
+        });
+        self.view(edited.await?.row.clone()).await
     }
 
-    /// Moves a TEST tenant's clock on and does what became due. A LIVE one's never moves.
-    pub async fn advance_clock(&self, call: &Call, by_ms: i64) -> Result<Timestamp, VaultError> {
+    /// Moves a TEST tenant's clock on and does what became due. A LIVE one's never moves. A repeat goes on with the work,
+    /// not with the clock.
+    pub async fn advance_clock(
+        &self,
+        call: &Call,
+        by_ms: i64,
+        request: Option<Request>,
+    ) -> Result<Timestamp, VaultError> {
         if call.principal.kind != auth::Kind::Operator {
             call.permit(Verb::Operate)?;
         }
@@ -333,15 +419,19 @@ impl Vault {
         if !(1..=crate::clock::DAY_MS * 36_500).contains(&by_ms) {
             return Err(VaultError::invalid("by", "must be more than zero and at most 36,500 days"));
         }
-        let record = call.record(Action::AdvanceClock, Outcome::Ok);
-        let tenant = self
-            .edit_settings(call.tenant.no, None, record, |settings| {
+        let no = call.tenant.no;
+        if self.repeated::<()>(call, request.as_ref()).await?.is_none() {
+            let record = call.record(Action::AdvanceClock, Outcome::Ok);
+            let mut change = ChangeSet::default();
+            self.remember(call, request.as_ref(), &(), &mut change);
+            self.edit_settings_with(no, None, record, &change, |settings| {
                 settings.clock_offset_ms = settings.clock_offset_ms.saturating_add(by_ms);
                 Ok(())
             })
             .await?;
-        self.run_due_work(tenant.no).await?;
-        Ok(tenant.time(self.clock.now()))
+        }
+        self.run_due_work(no).await?;
+        Ok(self.tenant(no)?.time(self.clock.now()))
     }
 
     /// Refuses all but operators and the vault's own jobs.
@@ -378,44 +468,27 @@ impl Vault {
         call: &Call,
         text: &str,
         expected: Option<PolicyVersion>,
+        request: Option<Request>,
         validate_only: bool,
     ) -> Result<(PolicyVersion, Vec<Finding>), VaultError> {
         self.may_set_policy(call)?;
+        if let Some(version) = self.repeated(call, request.as_ref()).await? {
+            return Ok((version, Vec::new()));
+        }
         let tenant = self.tenant(call.tenant.no)?;
         let current = tenant.settings.policy;
         if expected.is_some_and(|version| Some(version) != current) {
             return Err(VaultError::EtagStale);
         }
         let version = PolicyVersion(current.map_or(1, |v| v.0 + 1));
-        let (policy, findings) = Policy::compile(text, version, tenant.policy.as_deref()).map_err(|findings| {
-            let error = |f: &&Finding| f.severity == crate::policy::file::Severity::Error;
-            let violations = findings.iter().filter(error);
-            VaultError::PolicyInvalid(
-                violations.map(|f| Violation::new(format!("line {}: {}", f.line, f.key), f.message.clone())).collect(),
-            )
-        })?;
-        if let (Some(pinned), Some(said)) = (&tenant.settings.region, policy.region())
-            && pinned != said
-        {
-            return Err(VaultError::PolicyInvalid(vec![Violation::new("region", "is not the tenant's region")]));
-        }
-        if policy.effective().is_some_and(|from| call.now < from) {
-            return Err(VaultError::WrongState("the policy takes effect later: apply it on its `effective` day"));
-        }
+        let region = tenant.settings.region.as_ref();
+        let findings = check_policy(text, version, tenant.policy.as_deref(), region, call.now)?;
         if validate_only {
             return Ok((version, findings));
         }
-        let body = PolicyBody { text: text.to_owned(), applied: call.wall, by: call.principal.actor };
         let mut change = ChangeSet::default();
-        let (no, kind, key) = (tenant.no, ObjectKind::Policy, policy_key(version));
-        change.require(Precondition::ObjectAt { tenant: no, kind, key: key.clone(), revision: Revision(0) });
-        change.change(Mutation::PutObject(ObjectRow {
-            tenant: no,
-            kind,
-            key,
-            revision: Revision(1),
-            body: to_json(&body),
-        }));
+        put_policy(call, tenant.no, version, text, &mut change);
+        self.remember(call, request.as_ref(), &version, &mut change);
         let record = call.record(Action::ApplyPolicy, Outcome::Ok);
         // In one commit: a version that is stored and never in force would be in the way of the next one.
         self.edit_settings_with(tenant.no, None, record, &change, |settings| {

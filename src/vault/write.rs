@@ -132,16 +132,21 @@ impl Vault {
             return Ok(answer);
         }
         let checked = self.check_put(call, context, &put)?;
-        if validate_only {
-            let prepared = self.prepare_put(call, context, &put, &checked, Look::First).await?;
-            self.keyring.release(call.tenant.no, &prepared.slots);
-            return Ok(prepared.done);
-        }
         // Who creates expects nothing to be there, and the commit sees whether that is so; a read is for when it is not.
-        let mut look = if put.mode == WriteMode::Create { Look::AtCommit } else { Look::First };
+        let blind = put.mode == WriteMode::Create && !validate_only;
+        let mut look = if blind { Look::AtCommit } else { Look::First };
         for _ in 0..ATTEMPTS {
             let mut prepared = self.prepare_put(call, context, &put, &checked, look).await?;
-            look = Look::First;
+            let looked = std::mem::replace(&mut look, Look::First) == Look::First;
+            let room = self.require_room(call, prepared.done.created.into(), &mut prepared.change).await;
+            if room.is_err() || validate_only {
+                self.keyring.release(call.tenant.no, &prepared.slots);
+                // Somebody who is there already is told before the quota.
+                if room.is_err() && !looked {
+                    continue;
+                }
+                return room.map(|()| prepared.done);
+            }
             if !prepared.resealed.is_empty() {
                 match self.put_over(call, context, prepared, request.as_ref()).await? {
                     Some(done) => return Ok(done),
@@ -225,9 +230,11 @@ impl Vault {
                     }
                 }
             }
-            if validate_only {
+            let created = done.iter().filter(|one: &&PutDone| one.created).count() as u64;
+            let room = self.require_room(call, created, &mut change).await;
+            if room.is_err() || validate_only {
                 self.keyring.release(call.tenant.no, &slots);
-                return Ok(done);
+                return room.map(|()| done);
             }
             self.remember(call, request.as_ref(), &done, &mut change);
             match self.store.commit(change).await {
@@ -239,6 +246,23 @@ impl Vault {
             }
         }
         Err(VaultError::Conflict)
+    }
+
+    /// Adds to a change that makes `new` subjects that the tenant's quota has room for them. The store counts, so that two
+    /// changes beside each other do not take the same room.
+    ///
+    /// # Errors
+    /// `Quota`.
+    pub(crate) async fn require_room(&self, call: &Call, new: u64, change: &mut ChangeSet) -> Result<(), VaultError> {
+        let (tenant, most) = (call.tenant.no, call.tenant.settings.quota_subjects);
+        if new == 0 || most == 0 {
+            return Ok(());
+        }
+        if self.store.subject_count(tenant).await?.saturating_add(new) > most {
+            return Err(VaultError::Quota("subjects of the tenant"));
+        }
+        change.require(Precondition::SubjectRoom { tenant, new, most });
+        Ok(())
     }
 
     /// `Ok` when the change should be decided again.

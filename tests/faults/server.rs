@@ -68,9 +68,10 @@ impl Place {
             display_name: None,
             quota_subjects: 0,
         };
-        let tenant = vault.create_tenant(&vault.local_call(TenantNo::VAULT).unwrap(), new).await.expect("tenant").no;
+        let tenant =
+            vault.create_tenant(&vault.local_call(TenantNo::VAULT).unwrap(), new, None, None).await.expect("tenant").no;
         let call = vault.local_call(tenant).unwrap();
-        vault.apply_policy(&call, JINA, None, false).await.expect("policy");
+        vault.apply_policy(&call, JINA, None, None, false).await.expect("policy");
         let call = vault.local_call(tenant).unwrap();
         let grant = NewGrant {
             classes: vec![],

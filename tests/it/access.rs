@@ -224,7 +224,7 @@ async fn a_changed_role_counts_for_the_next_call() {
     assert!(masked.grants.iter().any(|g| g.verbs.has(Verb::Find)));
     let changed = JINA.replace("verbs = [\"read\", \"find\"]\n", "verbs = [\"read\"]\n");
     assert_ne!(changed, JINA);
-    vault.apply_policy(&call, &changed, None, false).await.expect("apply");
+    vault.apply_policy(&call, &changed, None, None, false).await.expect("apply");
     assert!(!who(&t, &support).await.unwrap().grants.iter().any(|g| g.verbs.has(Verb::Find)));
     let fixed = vault.update_role(&call, role(&call, "support"), None, narrow(), None, false).await;
     assert!(matches!(fixed, Err(VaultError::WrongState(_))), "it is changed in the file");

@@ -295,7 +295,7 @@ async fn an_interrupted_backup_is_ended_at_the_next_start() {
     let t = TestVault::new().await;
     let call = t.node.vault.local_call(TenantNo::VAULT).unwrap();
     // As a kill leaves it: the operation runs, its files are half made.
-    let (operation, _) = t.node.vault.begin_backup(&call).await.unwrap();
+    let (operation, _) = t.node.vault.begin_backup(&call, None).await.unwrap();
     let partial = backups(&t).join(catalogue::partial_of("20260115T120000Z"));
     std::fs::create_dir_all(&partial).unwrap();
     std::fs::write(partial.join(DATABASE), "half").unwrap();

@@ -99,10 +99,13 @@ async fn a_tenant_is_erased_unless_a_hold_is_placed() {
     let target = key("usr_1");
     let hold = vault.place_hold(&call, &none, HoldTarget::Subject(&target), &new, None, false).await.unwrap();
     let as_operator = || vault.call(t.operator(), vault.tenant(tenant).unwrap());
-    assert!(matches!(vault.erase_tenant(&call).await, Err(VaultError::Denied { .. })), "not by its own key");
-    assert!(matches!(vault.erase_tenant(&as_operator()).await, Err(VaultError::Held { .. })));
-    vault.release_hold(&call, hold.id, false).await.unwrap();
-    let done = vault.erase_tenant(&as_operator()).await.expect("erase tenant");
+    assert!(
+        matches!(vault.erase_tenant(&call, &[], None, false).await, Err(VaultError::Denied { .. })),
+        "not by its own key"
+    );
+    assert!(matches!(vault.erase_tenant(&as_operator(), &[], None, false).await, Err(VaultError::Held { .. })));
+    vault.release_hold(&call, &Default::default(), hold.id, None, false).await.unwrap();
+    let done = vault.erase_tenant(&as_operator(), &[], None, false).await.expect("erase tenant").unwrap();
     assert_eq!(done.operation.status, OperationStatus::Done);
     let receipt = Receipt::verify(&done.receipt.unwrap(), &vault.receipt_keys()).unwrap().receipt;
     assert_eq!((receipt.scope, receipt.tenant, receipt.tenant_name.as_str()), (Scope::Tenant, tenant, "jina-connect"));

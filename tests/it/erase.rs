@@ -149,7 +149,8 @@ async fn a_placed_hold_wins_over_an_erasure_until_it_is_released() {
     assert!(held.operation.erased.is_empty() && held.receipt.is_none());
     let account = class(&call, "account");
     assert!(held.operation.held.iter().any(|part| part.class == account && part.hold == Some(hold.id)));
-    let (released, resumed) = vault.release_hold(&call, hold.id, false).await.expect("release");
+    let (released, resumed) =
+        vault.release_hold(&call, &Default::default(), hold.id, None, false).await.expect("release");
     assert!(released.released.is_some());
     assert_eq!(resumed, [held.operation.id], "it erases by itself");
     let ended = vault.get_erasure(&call, held.operation.id).await.unwrap();

@@ -178,7 +178,7 @@ async fn a_hold_keeps_values_beyond_their_bucket_for_its_purpose_alone() {
     due(&t, tenant).await;
     let call = t.call(tenant);
     assert_eq!(messages(&t, &call, "usr_1", "legal").await, ["evidence"], "restricted: for the hold's purpose");
-    t.node.vault.release_hold(&call, hold.id, false).await.expect("release");
+    t.node.vault.release_hold(&call, &Default::default(), hold.id, None, false).await.expect("release");
     due(&t, tenant).await;
     t.clock.advance_days(32);
     due(&t, tenant).await;
@@ -203,7 +203,7 @@ async fn a_changed_retention_moves_stored_values_and_ends_what_is_over() {
     assert_eq!(version().await, DekVersion(1));
 
     let shorter = POLICY.replace("retention = \"90d\"", "retention = \"30d\"");
-    t.node.vault.apply_policy(&call, &shorter, None, false).await.expect("apply");
+    t.node.vault.apply_policy(&call, &shorter, None, None, false).await.expect("apply");
     t.clock.advance_ms(200_000);
     due(&t, tenant).await;
     let call = t.call(tenant);
@@ -213,7 +213,7 @@ async fn a_changed_retention_moves_stored_values_and_ends_what_is_over() {
     let operations = t.node.vault.list_operations(&call, None, 10).await.unwrap();
     assert!(operations.rows.iter().all(|operation| operation.status == OperationStatus::Done));
 
-    t.node.vault.apply_policy(&call, POLICY, None, false).await.expect("apply");
+    t.node.vault.apply_policy(&call, POLICY, None, None, false).await.expect("apply");
     t.clock.advance_ms(200_000);
     due(&t, tenant).await;
     t.clock.advance_days(70);
@@ -241,14 +241,14 @@ async fn a_group_that_chooses_another_retention_takes_its_stored_values_along() 
     }
     let chosen =
         |text: &str| GroupChange { retention: Some(vec![(ClassNo(2), text.into())]), ..GroupChange::default() };
-    t.node.vault.update_group(&call, group, None, chosen("180d")).await.expect("update");
+    t.node.vault.update_group(&call, group, None, chosen("180d"), None, false).await.expect("update");
     due(&t, tenant).await;
     t.clock.advance_days(100);
     due(&t, tenant).await;
     let call = t.call(tenant);
     assert_eq!(messages(&t, &call, "usr_1", "service").await, ["hello"]);
     assert!(messages(&t, &call, "usr_2", "service").await.is_empty());
-    t.node.vault.update_group(&call, group, None, chosen("60d")).await.expect("update");
+    t.node.vault.update_group(&call, group, None, chosen("60d"), None, false).await.expect("update");
     due(&t, tenant).await;
     assert!(messages(&t, &t.call(tenant), "usr_1", "service").await.is_empty());
     assert_eq!(t.node.store.counts(tenant).await.unwrap().items, 0);
@@ -268,8 +268,8 @@ async fn searches_miss_nothing_and_find_nothing_twice_while_the_index_secret_rot
         put_at(&t, &call, &format!("usr_{n}"), "email", &email(n, 0), None).await;
         model.insert(n, email(n, 0));
     }
-    let operation = t.node.vault.rotate_index(&call).await.expect("begin");
-    assert_eq!(t.node.vault.rotate_index(&call).await.expect("again").id, operation.id);
+    let operation = t.node.vault.rotate_index(&call, None).await.expect("begin");
+    assert_eq!(t.node.vault.rotate_index(&call, None).await.expect("again").id, operation.id);
     let mut round = 0;
     loop {
         round += 1;
@@ -376,7 +376,7 @@ async fn t37_after_a_jump_of_the_clock_nothing_ends_until_it_is_confirmed() {
     vault.watch_clock().await.unwrap();
     assert_eq!(vault.clock_jump(), None, "time that goes on is no jump");
     // A TEST tenant's own clock is nobody else's.
-    vault.advance_clock(&t.call(tenant), DAY_MS).await.expect("advance");
+    vault.advance_clock(&t.call(tenant), DAY_MS, None).await.expect("advance");
     vault.watch_clock().await.unwrap();
     assert_eq!(vault.clock_jump(), None);
 
@@ -389,9 +389,9 @@ async fn t37_after_a_jump_of_the_clock_nothing_ends_until_it_is_confirmed() {
         assert!(matches!(vault.run_due_work(tenant).await, Err(VaultError::ClockUnsafe)));
         put_at(&t, &call, "usr_1", "email", "a@example.com", None).await;
         let mine = vault.call(t.operator(), vault.tenant(TenantNo::VAULT).unwrap());
-        assert!(vault.confirm_clock(&call).await.is_err(), "operators only");
+        assert!(vault.confirm_clock(&call, t.now(), None).await.is_err(), "operators only");
         t.clock.jump_wall_ms(-jump);
-        vault.confirm_clock(&mine).await.expect("confirm");
+        vault.confirm_clock(&mine, t.now(), None).await.expect("confirm");
         vault.watch_clock().await.unwrap();
         assert_eq!(vault.clock_jump(), None);
     }
@@ -481,7 +481,7 @@ async fn history(steps: Vec<Step>) {
             }
             Step::Release { subject } => {
                 if let Some(hold) = models[subject].hold.take() {
-                    t.node.vault.release_hold(&call, hold, false).await.expect("release");
+                    t.node.vault.release_hold(&call, &Default::default(), hold, None, false).await.expect("release");
                     models[subject].held.clear();
                 }
             }
@@ -520,7 +520,7 @@ async fn history(steps: Vec<Step>) {
     t.clock.advance_days(33);
     for model in &mut models {
         if let Some(hold) = model.hold.take() {
-            t.node.vault.release_hold(&t.call(tenant), hold, false).await.expect("release");
+            t.node.vault.release_hold(&t.call(tenant), &Default::default(), hold, None, false).await.expect("release");
         }
     }
     t.clock.advance_days(125);

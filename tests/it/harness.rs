@@ -90,9 +90,10 @@ impl TestVault {
             display_name: None,
             quota_subjects: 0,
         };
-        let made = vault.create_tenant(&vault.call(self.operator(), own), new).await.expect("create tenant");
+        let made =
+            vault.create_tenant(&vault.call(self.operator(), own), new, None, None).await.expect("create tenant");
         let call = vault.call(self.operator(), vault.tenant(made.no).unwrap());
-        vault.apply_policy(&call, policy, None, false).await.expect("apply policy");
+        vault.apply_policy(&call, policy, None, None, false).await.expect("apply policy");
         made.no
     }
 

@@ -245,7 +245,7 @@ fn rows() -> Vec<Row> {
         AuditService/ListEntries(n) some::<pb::ListEntriesRequest>(|m| { m.key = n.key(0); m.tenant = n.tenant.clone(); }), Names, Any, Fine;
         AuditService/FollowEntries(n) pb::FollowEntriesRequest { start_position: 1, tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
         AuditService/VerifyAudit(n) pb::VerifyAuditRequest { tenant: n.tenant.clone() }, Names, Any, Fine;
-        AuditService/GetCheckpoint(n) pb::GetCheckpointRequest { tenant: n.tenant.clone() }, Names, Any, Fine;
+        AuditService/GetCheckpoint(n) pb::GetCheckpointRequest { tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
 
         OperationService/GetOperation(n) pb::GetOperationRequest { operation: n.erasure.clone(), ..Default::default() }, Names, Any, Fine;
         OperationService/ListOperations(n) pb::ListOperationsRequest { tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
@@ -254,6 +254,8 @@ fn rows() -> Vec<Row> {
 
         KeyService/ListKeys(n) pb::ListKeysRequest { tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
         KeyService/RotateKeys(n) pb::RotateKeysRequest { kind: pb::KeyKind::Index as i32, tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
+        OperationService/GetClock(n) pb::GetClockRequest {}, Nothing, Any, NO;
+        OperationService/ConfirmClock(n) pb::ConfirmClockRequest { time: later(), ..Default::default() }, Nothing, Any, NO;
         KeyService/GetSealStatus(n) pb::GetSealStatusRequest {}, Nothing, Any, NO;
 
         CredentialService/SetPassword(n) some::<pb::SetPasswordRequest>(|m| { m.key = n.key(0); m.password = "correct horse battery".into(); }), Names, Denied, Fine;

@@ -64,6 +64,32 @@ impl Running {
         self.key_until(tenant, name, None).await.0
     }
 
+    /// The text of a new key that may do just this, for every purpose and field.
+    pub async fn key_for(&self, tenant: TenantNo, name: &str, verbs: &[Verb]) -> String {
+        let vault = &self.test.node.vault;
+        let call = vault.local_call(tenant).unwrap();
+        let grant = NewGrant {
+            classes: vec![],
+            fields: vec![],
+            purposes: call.tenant.policy().unwrap().purposes().map(|p| p.no).collect(),
+            verbs: VerbSet::from_iter(verbs.iter().copied()),
+            max_view: View::Plain,
+            groups: None,
+            subjects_per_hour: 0,
+        };
+        let new = NewRole { name: Name::parse("role", name).unwrap(), grants: vec![grant] };
+        let role = vault.create_role(&call, new, None, false).await.expect("create role").unwrap().no;
+        let new = NewAccessKey {
+            name: Name::parse("name", name).unwrap(),
+            roles: vec![role],
+            expires: None,
+            certificate: None,
+            subjects_per_hour: None,
+        };
+        let issued = vault.issue_access_key(&call, new, None, false).await.expect("issue key").unwrap();
+        issued.text.unwrap().to_string()
+    }
+
     /// The same with an end; the text and the key's name.
     pub async fn key_until(&self, tenant: TenantNo, name: &str, expires: Option<Timestamp>) -> (String, String) {
         let vault = &self.test.node.vault;

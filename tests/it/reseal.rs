@@ -20,8 +20,10 @@ async fn erased_fields_are_gone_and_the_rest_of_the_class_stays() {
     person(&t, &call, "usr_1").await;
     let email = field(&call, "email");
     let service = purpose(&call, "service");
-    let done =
-        vault.erase_fields(&call, &service, &key("usr_1"), &[email], None, None, false).await.expect("erase e-mail");
+    let done = vault
+        .erase_fields(&call, &service, &key("usr_1"), &[email], None, None, false, false)
+        .await
+        .expect("erase e-mail");
     assert_eq!(done.operation.status, OperationStatus::Done);
     let receipt = Receipt::verify(&done.receipt.unwrap(), &vault.receipt_keys()).unwrap().receipt;
     assert_eq!((receipt.scope, receipt.erased[0].through_version), (Scope::Fields, DekVersion(1)));
@@ -32,7 +34,7 @@ async fn erased_fields_are_gone_and_the_rest_of_the_class_stays() {
     assert!(matches!(of("email").what, Err(Absence::NeverSet)));
     let found = vault.find_subjects(&call, &service, email, "usr_1@example.com", SubjectUid(0), 10).await.unwrap();
     assert!(found.subjects.is_empty());
-    let nothing = vault.erase_fields(&call, &service, &key("usr_1"), &[email], None, None, false).await;
+    let nothing = vault.erase_fields(&call, &service, &key("usr_1"), &[email], None, None, false, false).await;
     assert!(matches!(nothing, Err(VaultError::NotFound)));
 }
 
@@ -73,7 +75,7 @@ async fn erased_items_go_alone_and_a_hold_forbids_it() {
     let items = [new("one"), new("two"), new("three")];
     let done = vault.append_items(&call, &delivery, &id("usr_1"), message, &items, None, false).await.expect("append");
     let second = done.items[1].item;
-    let erased = vault.erase_items(&call, &delivery, &key("usr_1"), message, &[second], None, false).await;
+    let erased = vault.erase_items(&call, &delivery, &key("usr_1"), message, &[second], None, false, false).await;
     assert_eq!(erased.expect("erase").operation.status, OperationStatus::Done);
     let page = vault
         .list_items(&call, &delivery, &key("usr_1"), message, None, None, None, None, 10)
@@ -88,7 +90,8 @@ async fn erased_items_go_alone_and_a_hold_forbids_it() {
     assert_eq!(page.items.len(), 3);
 
     let bill = invoice(&t, &call, "usr_1").await;
-    let held = vault.erase_items(&call, &delivery, &key("usr_1"), field(&call, "invoice"), &[bill], None, false).await;
+    let held =
+        vault.erase_items(&call, &delivery, &key("usr_1"), field(&call, "invoice"), &[bill], None, false, false).await;
     let billing = class(&call, "billing");
     assert!(matches!(held, Err(VaultError::Held { class, .. }) if class == billing));
 }

@@ -291,7 +291,7 @@ async fn a_restored_day_before_does_not_undo_what_was_decided_since() {
     t.clock.advance_ms(3_600_000);
     let own = vault.local_call(TenantNo::VAULT).unwrap();
     vault.revoke_access_key(&own, issued.key.id, None).await.expect("revoke");
-    vault.cancel_erasure(&call, cancelled.operation.id).await.expect("cancel");
+    vault.cancel_erasure(&call, &Default::default(), cancelled.operation.id, None).await.expect("cancel");
     vault.schedule_erasure(&call, &none, &key("usr_5"), &[], Some(due), None, false).await.expect("schedule");
     let hold = NewHold {
         classes: vec![],

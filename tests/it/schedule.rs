@@ -38,8 +38,8 @@ async fn je13_thirty_days_of_grace_with_a_way_back() {
     let back = vault.schedule_erasure(&call, &none, &key("back"), &[], None, None, false).await.expect("schedule");
     assert_eq!(back.operation.due, Some(call.now.plus_days(30)), "the policy's grace");
     vault.schedule_erasure(&call, &none, &key("gone"), &[], None, None, false).await.expect("schedule");
-    vault.close_subject(&call, &id("closed"), None, None).await.expect("close");
-    vault.close_subject(&call, &id("reopened"), None, None).await.expect("close");
+    vault.close_subject(&call, &Default::default(), &id("closed"), None, None).await.expect("close");
+    vault.close_subject(&call, &Default::default(), &id("reopened"), None, None).await.expect("close");
     let select = Select { fields: vec![field], ..Select::default() };
     let frozen = vault.get_fields(&call, &context, &key("back"), &select).await;
     assert!(matches!(frozen, Err(VaultError::WrongState(_))), "nothing is readable meanwhile");
@@ -51,8 +51,8 @@ async fn je13_thirty_days_of_grace_with_a_way_back() {
     t.clock.advance_days(29);
     let call = t.call(tenant);
     vault.run_due(&call, 10).await.unwrap();
-    vault.cancel_erasure(&call, back.operation.id).await.expect("day 29 is not too late");
-    vault.reopen_subject(&call, &id("reopened"), None, None).await.expect("reopen");
+    vault.cancel_erasure(&call, &Default::default(), back.operation.id, None).await.expect("day 29 is not too late");
+    vault.reopen_subject(&call, &Default::default(), &id("reopened"), None, None).await.expect("reopen");
     t.clock.advance_days(2);
     let call = t.call(tenant);
     vault.run_due(&call, 10).await.unwrap();
@@ -61,7 +61,7 @@ async fn je13_thirty_days_of_grace_with_a_way_back() {
         assert_eq!(got.is_ok(), there, "{subject}: {:?}", got.err());
     }
     assert!(matches!(
-        vault.cancel_erasure(&call, back.operation.id).await.map(|e| e.operation.status),
+        vault.cancel_erasure(&call, &Default::default(), back.operation.id, None).await.map(|e| e.operation.status),
         Ok(OperationStatus::Cancelled)
     ));
 }
@@ -207,7 +207,7 @@ async fn play(steps: Vec<Step>) {
             Step::Release(who) => {
                 let Some(id) = placed.get_mut(who).and_then(|ids| ids.first().copied()) else { continue };
                 placed.get_mut(who).unwrap().remove(0);
-                vault.release_hold(&call, id, false).await.expect("release");
+                vault.release_hold(&call, &Default::default(), id, None, false).await.expect("release");
                 let model = models.get_mut(who).unwrap();
                 if !model.erased {
                     model.holds.remove(0);

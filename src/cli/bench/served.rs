@@ -329,9 +329,9 @@ async fn make_tenant(node: &Node, name: Name, dir: &Path) -> Result<TenantNo, Be
     let vault = &node.vault;
     let own = vault.tenant(TenantNo::VAULT).map_err(failed)?;
     let new = NewTenant { name, kind: TenantKind::Test, region: None, display_name: None, quota_subjects: 0 };
-    let made = vault.create_tenant(&vault.call(operator(), own), new).await.map_err(failed)?;
+    let made = vault.create_tenant(&vault.call(operator(), own), new, None, None).await.map_err(failed)?;
     let call = vault.call(operator(), vault.tenant(made.no).map_err(failed)?);
-    vault.apply_policy(&call, POLICY, None, false).await.map_err(failed)?;
+    vault.apply_policy(&call, POLICY, None, None, false).await.map_err(failed)?;
     // Anew: what was looked at before has no roles yet.
     let call = vault.local_call(made.no).map_err(failed)?;
     let roles = vault.list_roles(&call, RoleNo(0), 100).await.map_err(failed)?.rows;

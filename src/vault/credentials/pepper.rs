@@ -15,6 +15,7 @@ use crate::vault::call::Call;
 use crate::vault::error::VaultError;
 use crate::vault::expiry::Progress;
 use crate::vault::operation::{Operation, OperationKind, OperationStatus, put_operation};
+use crate::vault::request::Request;
 use crate::vault::tenant::TenantSettings;
 use crate::vault::to_json;
 
@@ -42,15 +43,26 @@ impl Vault {
     ///
     /// # Errors
     /// `Invalid` when the deadline is not in the future.
-    pub async fn rotate_pepper(&self, call: &Call, deadline: Option<Timestamp>) -> Result<Operation, VaultError> {
+    pub async fn rotate_pepper(
+        &self,
+        call: &Call,
+        deadline: Option<Timestamp>,
+        request: Option<Request>,
+    ) -> Result<Operation, VaultError> {
         self.may_rotate(call)?;
         self.credential_rules(call)?;
+        let tenant = call.tenant.no;
+        let known = self.peppering(tenant).await?;
+        let repeat: Option<ObjectId> = self.repeated(call, request.as_ref()).await?;
+        if let Some(id) = repeat
+            && (known.is_none() || self.tenant(tenant)?.settings.pepper_retiring.is_some())
+        {
+            return Ok(self.operation(tenant, id).await?.0);
+        }
         if deadline.is_some_and(|end| end <= call.now) {
             return Err(VaultError::invalid("reset_time", "must be in the future"));
         }
-        let tenant = call.tenant.no;
         let mut change = ChangeSet::default();
-        let known = self.peppering(tenant).await?;
         let (state, former, operation) = match known {
             Some((state, at)) => {
                 let operation = self.operation(tenant, state.operation).await?.0;
@@ -64,6 +76,9 @@ impl Vault {
             }
         };
         put_state(tenant, &state, former, &mut change);
+        if repeat.is_none() {
+            self.remember(call, request.as_ref(), &operation.id, &mut change);
+        }
         self.store.commit(change).await?;
         if self.tenant(tenant)?.settings.pepper_retiring.is_none() {
             let record = call.record(Action::RotateKeys, Outcome::Ok);
