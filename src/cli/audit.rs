@@ -96,10 +96,14 @@ Examples:
         after_help = "The whole checkpoint is for operator keys; a tenant's key gets the proofs that the heads of its own chains are in
 it, one on a line. `audit verify --checkpoint` checks both.
 
-Example:
-  pii-vault audit checkpoint --output checkpoint.json"
+Examples:
+  pii-vault audit checkpoint --output checkpoint.json
+  pii-vault audit checkpoint --at 2026-11-21"
     )]
     Checkpoint {
+        /// The last one of that day, such as 2026-11-21 [default: the newest]
+        #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
+        at: Option<Moment>,
         /// File for the checkpoint [default: standard output]
         #[arg(long, short = 'o', value_name = "FILE")]
         output: Option<PathBuf>,
@@ -231,8 +235,8 @@ pub async fn audit(s: &Session, command: Audit) -> Result<(), CliError> {
             }
             if answer.valid { Ok(()) } else { Err(CliError::CheckFailed("a chain of the audit is not whole".into())) }
         }
-        Audit::Checkpoint { output, proof } => {
-            let request = pb::GetCheckpointRequest { tenant: s.tenant() };
+        Audit::Checkpoint { at, output, proof } => {
+            let request = pb::GetCheckpointRequest { tenant: s.tenant(), time: args::at(s, at) };
             let answer = s.audit().get_checkpoint(request).await?.into_inner();
             let proofs = answer.proofs.join(&b'\n');
             if let Some(path) = &proof {

@@ -19,7 +19,8 @@ use crate::server::doctor::{Verdict, look, strict_refusals};
 use crate::server::hardening::{Swapping, forbid_dumps, lock_memory};
 use crate::server::prove::prove;
 use crate::server::run::{Ports, run, tls};
-use crate::server::{Node, init, signals};
+use crate::server::{Node, NodeError, init, signals};
+use crate::storage::readlog::ReadLogError;
 
 /// Where the configuration is.
 #[derive(Debug, Args)]
@@ -89,13 +90,17 @@ pub struct Healthcheck {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   pii-vault doctor --config /etc/pii-vault/pii-vault.toml
-  pii-vault doctor --config /etc/pii-vault/pii-vault.toml --confirm-clock")]
+  pii-vault doctor --config /etc/pii-vault/pii-vault.toml --confirm-clock
+  pii-vault doctor --config /etc/pii-vault/pii-vault.toml --accept-audit-loss")]
 pub struct Doctor {
     #[command(flatten)]
     config: ConfigArgs,
     /// The machine's clock is right as it is now: values end by it again after a jump
     #[arg(long)]
     confirm_clock: bool,
+    /// The read audit is what it is now, although it lacks entries that a checkpoint names: noted for good in the audit
+    #[arg(long)]
+    accept_audit_loss: bool,
 }
 
 /// Tries the present keys on an old copy of the database files, and counts what opens
@@ -277,7 +282,12 @@ pub async fn doctor(out: Output, args: Doctor) -> Result<(), CliError> {
         Ok(()) => rows.push(("good", "core dumps".into(), "switched off by the program".into())),
         Err(error) => rows.push(("bad", "core dumps".into(), format!("not switched off: {error}; set LimitCORE=0"))),
     }
-    match Node::open(&config, Arc::new(SystemClock::new())).await {
+    let clock = Arc::new(SystemClock::new());
+    let opened = match args.accept_audit_loss {
+        true => Node::open_accepting_loss(&config, clock).await,
+        false => Node::open(&config, clock).await,
+    };
+    match opened {
         Ok(node) => {
             node.vault.watch_clock().await.map_err(unexpected)?;
             if args.confirm_clock {
@@ -305,6 +315,11 @@ pub async fn doctor(out: Output, args: Doctor) -> Result<(), CliError> {
             }
             rows.push(("good", "vault".into(), format!("opens; {} tenants", states.len().saturating_sub(1))));
             node.close().await;
+        }
+        Err(error @ NodeError::ReadLog(ReadLogError::Truncated { .. } | ReadLogError::Replaced { .. })) => {
+            let what =
+                format!("{}; if its files are gone for good, accept that with --accept-audit-loss", chain(&error));
+            rows.push(("bad", "audit".into(), what));
         }
         Err(error) => rows.push(("bad", "vault".into(), chain(&error))),
     }

@@ -202,7 +202,8 @@ impl pb::audit_service_server::AuditService for Api {
 
     async fn get_checkpoint(&self, request: Request<pb::GetCheckpointRequest>) -> Answer<pb::GetCheckpointResponse> {
         let call = self.enter(&request, Scope::NamedOrVault(&request.get_ref().tenant)).await?;
-        let checkpoint = self.vault.get_checkpoint(&call).await?;
+        let at = convert::opt_time("time", &request.get_ref().time)?;
+        let checkpoint = self.vault.get_checkpoint(&call, at).await?;
         let mut proofs = Vec::with_capacity(2);
         for chain in [Chain::Change, Chain::Read] {
             let proof = checkpoint.proof(call.tenant.no, chain).ok_or(VaultError::NotFound)?;

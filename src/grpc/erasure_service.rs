@@ -26,6 +26,7 @@ use crate::vault::feed::{EventKind, FeedEntry};
 use crate::vault::find::Key;
 use crate::vault::hold::{Hold, HoldTarget, NewHold};
 use crate::vault::operation::{HeldPart, Operation, OperationKind, OperationStatus};
+use crate::vault::signers::SignerView;
 use crate::vault::{Call, VaultError};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -507,13 +508,13 @@ impl pb::erasure_service_server::ErasureService for Api {
         request: Request<pb::GetReceiptKeysRequest>,
     ) -> Answer<pb::GetReceiptKeysResponse> {
         self.enter(&request, Scope::Own).await?;
-        let key = |public: &[u8; 32]| pb::ReceiptKey {
-            key_id: key_id(public),
-            public_key: public.to_vec().into(),
-            create_time: None,
-            retire_time: None,
+        let key = |signer: &SignerView| pb::ReceiptKey {
+            key_id: key_id(&signer.public),
+            public_key: signer.public.to_vec().into(),
+            create_time: Some(wire_time(signer.since)),
+            retire_time: signer.until.map(wire_time),
         };
-        let keys = self.vault.receipt_keys().iter().map(key).collect();
+        let keys = self.vault.signers().iter().map(key).collect();
         Ok(Response::new(pb::GetReceiptKeysResponse { keys }))
     }
 

@@ -27,6 +27,7 @@ use crate::recovery::swapping::{self, Found, Places};
 use crate::storage::readlog::{ReadLog, ReadLogError, ReadLogOptions};
 use crate::storage::sqlite::{Options as SqliteOptions, SqliteStore, lock};
 use crate::storage::{ChangeSet, Mutation, ObjectKind, ObjectRow, Store, StoreError, TenantRow, TenantState};
+use crate::vault::audit_read::known_reads;
 use crate::vault::rollback::Rollback;
 use crate::vault::tenant::{TenantKind, TenantSettings};
 use crate::vault::{Vault, VaultError, VaultOptions};
@@ -245,7 +246,7 @@ pub async fn init(
     let keyring = Keyring::init(store.clone(), keeper, kek, options, row, ChangeSet::default()).await;
     let keyring = keyring.map_err(NodeError::from)?;
     put_recovery_setting(&*store, &keyring, &setting).await.map_err(NodeError::from)?;
-    let node = assemble(config, store, keyring, clock).await?;
+    let (node, _) = assemble(config, store, keyring, clock, false).await?;
     let name = Name::parse("access key", "first-operator").expect("a constant of the right form");
     let issued = node.vault.issue_first_key(name).await.map_err(NodeError::from)?;
     let operator_key = issued.text.ok_or(NodeError::Vault(VaultError::Conflict))?;
@@ -300,11 +301,25 @@ impl Node {
     /// # Errors
     /// `DatabaseBehind` where the keeper saw a newer database.
     pub async fn open(config: &Config, clock: Arc<dyn Clock>) -> Result<Node, NodeError> {
-        let node = Self::open_unchecked(config, clock).await?;
+        Self::open_checked(config, clock, false).await
+    }
+
+    /// The same although the read audit lacks what a checkpoint names, which is then noted in the audit: after a loss of
+    /// that directory.
+    pub async fn open_accepting_loss(config: &Config, clock: Arc<dyn Clock>) -> Result<Node, NodeError> {
+        Self::open_checked(config, clock, true).await
+    }
+
+    async fn open_checked(config: &Config, clock: Arc<dyn Clock>, accept_loss: bool) -> Result<Node, NodeError> {
+        let (node, lost) = Self::open_with(config, clock, accept_loss).await?;
         let found = match node.vault.rolled_back().await {
             Ok(None) => node.vault.end_interrupted_backups().await.map_err(NodeError::from),
             Ok(Some(rollback)) => Err(NodeError::DatabaseBehind(rollback)),
             Err(error) => Err(error.into()),
+        };
+        let found = match found {
+            Ok(()) if lost => node.vault.accept_audit_loss().await.map_err(NodeError::from),
+            found => found,
         };
         match found {
             Ok(()) => Ok(node),
@@ -326,6 +341,15 @@ impl Node {
 
     /// Opens whatever database is there; for a restore beside the live tree.
     pub async fn open_unchecked(config: &Config, clock: Arc<dyn Clock>) -> Result<Node, NodeError> {
+        Ok(Self::open_with(config, clock, false).await?.0)
+    }
+
+    /// Also answers whether a loss of the read audit is there to be noted.
+    async fn open_with(
+        config: &Config,
+        clock: Arc<dyn Clock>,
+        accept_loss: bool,
+    ) -> Result<(Node, bool), NodeError> {
         let path = database(config);
         if config.data_dir.exists() {
             let _alone = lock(&path)?;
@@ -343,7 +367,7 @@ impl Node {
         let recovery = store.object(TenantNo::VAULT, ObjectKind::Setting, SETTING.to_vec()).await?;
         let options = keyring_options(config, keeper.vault(), recovery.map(|row| row.body), clock.clone());
         let keyring = Keyring::open(store.clone(), keeper, kek, options).await?;
-        assemble(config, store, keyring, clock).await
+        assemble(config, store, keyring, clock, accept_loss).await
     }
 
     /// Closes the files once everything queued is durable.
@@ -365,12 +389,20 @@ async fn assemble(
     store: Arc<dyn Store>,
     keyring: Arc<Keyring>,
     clock: Arc<dyn Clock>,
-) -> Result<Node, NodeError> {
+    accept_loss: bool,
+) -> Result<(Node, bool), NodeError> {
     let dir = audit_dir(config);
     private_dir(&dir)?;
     let mut options = ReadLogOptions::new(keyring.vault());
     options.segment_bytes = config.audit.segment_mib << 20;
-    let (read_log, recovered) = ReadLog::open(&dir, options, &[], clock.now())?;
+    let known = known_reads(&*store, &keyring, clock.now()).await?;
+    let (opened, lost) = match ReadLog::open(&dir, options.clone(), &known, clock.now()) {
+        Err(ReadLogError::Truncated { .. } | ReadLogError::Replaced { .. }) if accept_loss => {
+            (ReadLog::open(&dir, options, &[], clock.now()), true)
+        }
+        opened => (opened, false),
+    };
+    let (read_log, recovered) = opened?;
     if recovered.torn_bytes > 0 {
         tracing::warn!(bytes = recovered.torn_bytes, "the read audit ended in a frame that was never acknowledged");
     }
@@ -379,5 +411,5 @@ async fn assemble(
         Vault::open(store.clone(), keyring.clone(), read_log.clone(), clock.clone(), vault_options(config)).await?;
     let sources = Sources { store: store.clone(), keyring: keyring.clone(), read_log: read_log.clone() };
     let backups = Backups::new(vault.clone(), sources, clock, config.backup_options());
-    Ok(Node { vault, store, keyring, read_log, backups })
+    Ok((Node { vault, store, keyring, read_log, backups }, lost))
 }

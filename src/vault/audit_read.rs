@@ -7,12 +7,13 @@ use crate::auth::Kind as PrincipalKind;
 use crate::clock::Timestamp;
 use crate::crypto::aad::{Aad, Kind};
 use crate::ids::*;
-use crate::keyring::KeyRef;
+use crate::keyring::{KeyRef, Keyring, TenantKeyState};
 use crate::storage::readlog::{ReadLogError, VerifyError};
 use crate::storage::*;
 use crate::vault::Vault;
 use crate::vault::call::Call;
 use crate::vault::error::VaultError;
+use crate::vault::signers;
 use zeroize::Zeroizing;
 
 /// Entries that one page looks at, however few it shows: a page costs a bounded time.
@@ -21,6 +22,33 @@ const LOOKS: usize = 20_000;
 const CHECKPOINT_MS: i64 = 60_000;
 /// Where the newest checkpoint is kept, in the vault's own tenant.
 const CHECKPOINT_KEY: &[u8] = b"newest";
+/// Prefix of the last checkpoint of each day (in UTC, by number, four bytes).
+const OF_DAY: &[u8] = b"day";
+
+fn day_key(at: Timestamp) -> Vec<u8> {
+    [OF_DAY, &u32::try_from(at.day()).unwrap_or(0).to_be_bytes()].concat()
+}
+
+/// The heads of the read chains that the newest checkpoint names: what the read log must hold when it is opened.
+///
+/// # Errors
+/// `DataLoss` where the checkpoint was not signed by this vault.
+pub async fn known_reads(
+    store: &dyn Store,
+    keyring: &Keyring,
+    now: Timestamp,
+) -> Result<Vec<(TenantNo, Head)>, VaultError> {
+    if keyring.state(TenantNo::VAULT) != TenantKeyState::Ready {
+        // Nothing can be compared; who opens such a vault hears of its keys.
+        return Ok(Vec::new());
+    }
+    let row = store.object(TenantNo::VAULT, ObjectKind::Checkpoint, CHECKPOINT_KEY.to_vec()).await?;
+    let Some(row) = row else { return Ok(Vec::new()) };
+    let keys: Vec<[u8; 32]> = signers::load(store, keyring, now).await?.iter().map(|one| one.public).collect();
+    let checkpoint = Checkpoint::from_json(&row.body, &keys).map_err(|_| VaultError::DataLoss)?;
+    let reads = checkpoint.heads().iter().filter(|one| one.chain == Chain::Read && one.head.seq > 0);
+    Ok(reads.map(|one| (one.tenant, one.head)).collect())
+}
 
 /// Which entries; empty lists and `None` are no condition.
 #[derive(Debug, Clone, Default)]
@@ -232,12 +260,18 @@ impl Vault {
         }
     }
 
-    /// Recomputes both chains and compares them with the newest checkpoint.
+    /// Recomputes both chains and compares them with all checkpoints that are kept.
     pub async fn verify_audit(&self, call: &Call) -> Result<[ChainVerdict; 2], VaultError> {
         call.permit(Verb::Audit)?;
         let tenant = call.tenant.no;
-        let known = self.stored_checkpoint().await?;
-        let known = |chain| known.as_ref().and_then(|c| c.head(tenant, chain)).into_iter().collect::<Vec<_>>();
+        let kept = self.kept_checkpoints().await?;
+        let known = |chain| {
+            let mut heads: Vec<Head> = kept.iter().filter_map(|c| c.head(tenant, chain)).collect();
+            heads.retain(|head| head.seq > 0);
+            heads.sort_by_key(|head| head.seq);
+            heads.dedup();
+            heads
+        };
         let verdicts = [
             self.verify_changes(tenant, known(Chain::Change)).await?,
             self.verify_reads(tenant, known(Chain::Read)).await?,
@@ -293,9 +327,16 @@ impl Vault {
         .await
     }
 
-    /// The newest checkpoint, made now if the last one is older than a minute. For who has the verb AUDIT.
-    pub async fn get_checkpoint(&self, call: &Call) -> Result<Checkpoint, VaultError> {
+    /// The newest checkpoint, made now if the last one is older than a minute; or the last one of the day that `at` lies
+    /// in. For who has the verb AUDIT.
+    pub async fn get_checkpoint(&self, call: &Call, at: Option<Timestamp>) -> Result<Checkpoint, VaultError> {
         call.permit(Verb::Audit)?;
+        if let Some(at) = at {
+            let row = self.store.object(TenantNo::VAULT, ObjectKind::Checkpoint, day_key(at)).await?;
+            let checkpoint = self.read_checkpoint(&row.ok_or(VaultError::NotFound)?)?;
+            self.note_listing(call, Action::Checkpoint).await?;
+            return Ok(checkpoint);
+        }
         let tenant = call.tenant.no;
         let newest = self.stored_checkpoint().await?;
         let fresh = newest.filter(|c| {
@@ -309,7 +350,7 @@ impl Vault {
         Ok(checkpoint)
     }
 
-    /// Signs the heads of all chains and keeps the result as the newest checkpoint.
+    /// Signs the heads of all chains and keeps the result as the newest checkpoint and the last one of its day.
     pub async fn make_checkpoint(&self, now: Timestamp) -> Result<Checkpoint, VaultError> {
         let mut heads = Vec::new();
         for row in self.store.tenants().await? {
@@ -318,25 +359,80 @@ impl Vault {
             }
         }
         let checkpoint = Checkpoint::sign(self.keyring.vault(), now, heads, &self.keyring.signing());
-        let row = self.store.object(TenantNo::VAULT, ObjectKind::Checkpoint, CHECKPOINT_KEY.to_vec()).await?;
-        let revision = Revision(row.map_or(0, |row| row.revision.0) + 1);
         let mut change = ChangeSet::default();
-        change.change(Mutation::PutObject(ObjectRow {
-            tenant: TenantNo::VAULT,
-            kind: ObjectKind::Checkpoint,
-            key: CHECKPOINT_KEY.to_vec(),
-            revision,
-            body: checkpoint.to_json(),
-        }));
+        for key in [CHECKPOINT_KEY.to_vec(), day_key(now)] {
+            let (tenant, kind) = (TenantNo::VAULT, ObjectKind::Checkpoint);
+            let row = self.store.object(tenant, kind, key.clone()).await?;
+            let revision = Revision(row.map_or(0, |row| row.revision.0) + 1);
+            change.change(Mutation::PutObject(ObjectRow { tenant, kind, key, revision, body: checkpoint.to_json() }));
+        }
         self.store.commit(change).await?;
         Ok(checkpoint)
     }
 
-    /// The checkpoint that is kept, if its signature is right.
+    /// The newest checkpoint that is kept, if its signature is right.
     async fn stored_checkpoint(&self) -> Result<Option<Checkpoint>, VaultError> {
         let row = self.store.object(TenantNo::VAULT, ObjectKind::Checkpoint, CHECKPOINT_KEY.to_vec()).await?;
-        let read = |row: ObjectRow| Checkpoint::from_json(&row.body, &self.keyring.public_keys());
-        row.map(read).transpose().map_err(|_| VaultError::DataLoss)
+        row.map(|row| self.read_checkpoint(&row)).transpose()
+    }
+
+    fn read_checkpoint(&self, row: &ObjectRow) -> Result<Checkpoint, VaultError> {
+        Checkpoint::from_json(&row.body, &self.receipt_keys()).map_err(|_| VaultError::DataLoss)
+    }
+
+    /// The last checkpoint of each day, and the newest.
+    async fn kept_checkpoints(&self) -> Result<Vec<Checkpoint>, VaultError> {
+        let (mut kept, mut after) = (Vec::new(), Vec::new());
+        loop {
+            let page = self.store.objects(TenantNo::VAULT, ObjectKind::Checkpoint, Vec::new(), after, 100).await?;
+            for row in &page.rows {
+                kept.push(self.read_checkpoint(row)?);
+            }
+            match page.rows.last() {
+                Some(last) if page.more => after = last.key.clone(),
+                _ => return Ok(kept),
+            }
+        }
+    }
+
+    /// Removes checkpoints of days before `before`; answers how many.
+    pub(crate) async fn prune_checkpoints(&self, before: Timestamp) -> Result<usize, VaultError> {
+        let (tenant, kind) = (TenantNo::VAULT, ObjectKind::Checkpoint);
+        let page = self.store.objects(tenant, kind, OF_DAY.to_vec(), OF_DAY.to_vec(), 100).await?;
+        let end = day_key(before);
+        let mut change = ChangeSet::default();
+        for row in page.rows.into_iter().filter(|row| row.key < end) {
+            change.change(Mutation::DeleteObject { tenant, kind, key: row.key });
+        }
+        let old = change.mutations.len();
+        if old > 0 {
+            self.store.commit(change).await?;
+        }
+        Ok(old)
+    }
+
+    /// By who has the machine, with the server stopped: the read audit is what it is now, although it lacks what a
+    /// checkpoint names. Checkpoints begin anew; those that others keep go on to show the loss, and so does the entry.
+    pub async fn accept_audit_loss(&self) -> Result<(), VaultError> {
+        let (tenant, kind) = (TenantNo::VAULT, ObjectKind::Checkpoint);
+        let mut change = ChangeSet::default();
+        let mut after = Vec::new();
+        loop {
+            let page = self.store.objects(tenant, kind, Vec::new(), after, 1_000).await?;
+            for row in &page.rows {
+                change.change(Mutation::DeleteObject { tenant, kind, key: row.key.clone() });
+            }
+            match page.rows.last() {
+                Some(last) if page.more => after = last.key.clone(),
+                _ => break,
+            }
+        }
+        let now = self.clock.now();
+        let entry = AuditRecord::new(now, ActorId(0), Action::VerifyAudit, Outcome::DataLoss);
+        change.note(tenant, entry.to_bytes());
+        self.store.commit(change).await?;
+        self.make_checkpoint(now).await?;
+        Ok(())
     }
 
     /// What the caller of a recorded call wrote about it, where the class that it is sealed under still has its key and

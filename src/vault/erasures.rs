@@ -188,11 +188,6 @@ impl Vault {
         receipt.ok_or(VaultError::WrongState("nothing is erased yet"))
     }
 
-    /// Public keys of receipts and checkpoints; the present one first.
-    pub fn receipt_keys(&self) -> Vec<[u8; 32]> {
-        self.keyring.public_keys()
-    }
-
     /// Where destroyed keys were kept.
     pub fn keeper(&self) -> &std::sync::Arc<dyn crate::keyring::keeper::Keeper> {
         self.keyring.keeper()

@@ -61,7 +61,7 @@ impl Vault {
         let mut keys = vec![KeyInfo::new(KeyKind::TenantRoot, root)];
         if tenant.no == TenantNo::VAULT {
             keys.push(KeyInfo::new(KeyKind::Pepper, 1));
-            let signing = self.keyring.public_keys().len() as u64;
+            let signing = self.signers().len() as u64;
             keys.push(KeyInfo { count: signing, ..KeyInfo::new(KeyKind::Signing, signing) });
             return Ok(keys);
         }

@@ -44,6 +44,7 @@ pub mod rights;
 pub mod roles;
 pub mod rollback;
 pub mod schedule;
+pub mod signers;
 pub mod subject;
 pub mod subject_limit;
 pub mod tenant;
@@ -129,6 +130,7 @@ pub struct Vault {
     settings: tokio::sync::Mutex<()>,
     clock_guard: clock_guard::ClockGuard,
     upkeep: upkeep::Upkeep,
+    signers: ArcSwap<Vec<signers::SignerView>>,
 }
 
 impl Vault {

@@ -125,6 +125,7 @@ impl Vault {
             settings: tokio::sync::Mutex::new(()),
             clock_guard: Default::default(),
             upkeep: Default::default(),
+            signers: ArcSwap::default(),
         };
         let mut tenants = Tenants::default();
         for row in vault.store.tenants().await? {
@@ -134,6 +135,9 @@ impl Vault {
             }
         }
         vault.tenants.store(Arc::new(tenants));
+        if vault.keyring.state(TenantNo::VAULT) == TenantKeyState::Ready {
+            vault.note_signer().await?;
+        }
         vault.load_keys().await?;
         Ok(Arc::new(vault))
     }

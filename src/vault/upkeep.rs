@@ -134,6 +134,7 @@ impl Vault {
     /// Answers how many.
     pub async fn prune_reads(&self, days: i64) -> Result<usize, VaultError> {
         let before = self.clock.now().plus_days(-days);
+        self.prune_checkpoints(before).await?;
         let log = self.read_log.clone();
         let old = blocking(move || log.prunable(before)).await?;
         let Some(through) = old else { return Ok(0) };
