@@ -345,11 +345,7 @@ impl Node {
     }
 
     /// Also answers whether a loss of the read audit is there to be noted.
-    async fn open_with(
-        config: &Config,
-        clock: Arc<dyn Clock>,
-        accept_loss: bool,
-    ) -> Result<(Node, bool), NodeError> {
+    async fn open_with(config: &Config, clock: Arc<dyn Clock>, accept_loss: bool) -> Result<(Node, bool), NodeError> {
         let path = database(config);
         if config.data_dir.exists() {
             let _alone = lock(&path)?;

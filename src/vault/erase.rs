@@ -214,18 +214,20 @@ impl Vault {
         let mut groups = None;
         for row in &snapshot.classes {
             let Some(slot) = row.slot.filter(|_| plan.all || classes.contains(&row.class)) else { continue };
+            let rules = || policy.fields().filter(|rule| rule.class == row.class);
+            let many = rules().any(|rule| rule.many);
+            // Before the hold is judged by what is there: what is appended after this look is seen at the commit.
+            if many && groups.is_none() {
+                groups = Some(self.store.item_groups(row.uid, None).await?);
+            }
             if let Some(held) = self.held(call, row, placed, asked).await? {
                 plan.held.push(held);
                 continue;
             }
-            let rules = || policy.fields().filter(|rule| rule.class == row.class);
             plan.searchable |= rules().any(|rule| rule.searchable);
             plan.data_keys += u64::from(row.data_keys_issued);
             let (mut items, mut seen) = (0, None);
-            if rules().any(|rule| rule.many) {
-                if groups.is_none() {
-                    groups = Some(self.store.item_groups(row.uid, None).await?);
-                }
+            if many {
                 let here = groups.iter().flatten().filter(|group| group.key.class == row.class);
                 items = here.clone().map(|group| u64::from(group.count)).sum();
                 if policy.class(row.class).is_some_and(|class| class.hold.is_some()) {

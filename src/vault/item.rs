@@ -237,7 +237,11 @@ impl Vault {
                 self.rotate_class(call, snapshot.subject.uid, rule.class).await?;
                 continue;
             }
-            let (mut change, done, slots) = self.prepare_append(call, context, &snapshot, rule, items).await?;
+            let prepared = self.prepare_append(call, context, &snapshot, rule, items).await;
+            let (mut change, done, slots) = match prepared {
+                Err(VaultError::Conflict) => continue,
+                prepared => prepared?,
+            };
             if validate_only {
                 self.keyring.release(call.tenant.no, &slots);
                 return Ok(done);

@@ -64,7 +64,7 @@ use crate::clock::Clock;
 use crate::crypto::aad::{Aad, Kind};
 use crate::crypto::keys::ClassKeys;
 use crate::ids::*;
-use crate::keyring::{ClassRef, KeyRef, Keyring};
+use crate::keyring::{ClassRef, KeyRef, Keyring, KeyringError};
 use crate::policy::compiled::{Ask, Decision};
 use crate::storage::readlog::ReadLog;
 use crate::storage::*;
@@ -149,12 +149,30 @@ impl Vault {
             if let Some(result) = self.keyring.with_class(class, expiry, &mut f) {
                 return Ok(result);
             }
-            match expiry {
-                Some(expiry) => self.keyring.load(class.tenant, &[class.key, expiry]).await?,
-                None => self.keyring.load(class.tenant, &[class.key]).await?,
+            let keys = [Some(class.key), expiry];
+            let keys: Vec<KeyRef> = keys.into_iter().flatten().collect();
+            match self.keyring.load(class.tenant, &keys).await {
+                Ok(()) => {}
+                // Erased or rotated since the caller looked: that is no damage, and to be decided again.
+                Err(KeyringError::OtherKey { .. }) if !self.still_names(class, expiry).await? => {
+                    return Err(VaultError::Conflict);
+                }
+                Err(error) => return Err(error.into()),
             }
         }
         Err(VaultError::Busy { retry_ms: 20 })
+    }
+
+    /// Whether the rows still lead to these keys.
+    async fn still_names(&self, class: ClassRef, expiry: Option<KeyRef>) -> Result<bool, VaultError> {
+        let Some(snapshot) = self.store.subject_by_uid(class.uid).await? else { return Ok(false) };
+        let row = snapshot.class(class.class).filter(|row| row.tenant == class.tenant);
+        if row.is_none_or(|row| row.slot != Some(class.key.slot) || row.dek != class.key.dek) {
+            return Ok(false);
+        }
+        let Some(key) = expiry else { return Ok(true) };
+        let buckets = self.store.expiries(class.tenant).await?;
+        Ok(buckets.iter().any(|row| row.class == class.class && row.slot == Some(key.slot) && row.dek == key.dek))
     }
 
     /// Where the key of a bucket lies; `None` once it was dropped.

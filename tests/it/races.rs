@@ -24,7 +24,7 @@ use crate::net::*;
 
 const POLICY: &str = include_str!("../policies/sound.toml");
 /// Rounds of a race in CI.
-const ROUNDS: usize = 12;
+const ROUNDS: usize = 25;
 
 fn rounds() -> usize {
     if std::env::var_os("PII_VAULT_FULL").is_some() { 300 } else { ROUNDS }
