@@ -26,6 +26,7 @@ mod report;
 mod reseal;
 mod restore;
 mod rights;
+mod rules;
 mod schedule;
 mod swapped;
 mod values;
