@@ -309,7 +309,7 @@ async fn row_a_tombstone_is_tenant_erased_and_stops_only_its_tenant() {
     }
     let vault = &t.node.vault;
     let call = vault.call(t.operator(), vault.tenant(alpha).unwrap());
-    vault.erase_tenant(&call).await.expect("erase the tenant");
+    vault.erase_tenant(&call, &[], None, false).await.expect("erase the tenant");
     drop(call);
     let t = close(t).await.open().await;
     assert_eq!(t.node.keyring.state(alpha), TenantKeyState::TenantErased);

@@ -303,7 +303,7 @@ async fn a_restored_day_before_does_not_undo_what_was_decided_since() {
     vault.place_hold(&call, &none, HoldTarget::Subject(&held), &hold, None, false).await.expect("hold");
     drop((own, call));
     let of_beta = vault.call(t.operator(), vault.tenant(gone).unwrap());
-    vault.erase_tenant(&of_beta).await.expect("erase a tenant");
+    vault.erase_tenant(&of_beta, &[], None, false).await.expect("erase a tenant");
     drop((of_beta, vault));
     let lost = close(t).await;
     // The disk with the data is gone, the keeper is there: its ledger is whole up to the anchor.
