@@ -1,6 +1,7 @@
 //! `backup`: archives of a vault that serves, and the check of one without a server.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -10,12 +11,19 @@ use crate::cli::names::Names;
 use crate::cli::ops;
 use crate::cli::output::{Col, Output, Page};
 use crate::cli::receipt::public_keys;
+use crate::cli::restore::read_key_file;
+use crate::cli::server::unexpected;
 use crate::cli::session::Session;
 use crate::cli::{args, input};
+use crate::clock::SystemClock;
 use crate::crypto::sign::key_id;
 use crate::grpc::pb;
+use crate::ids::ObjectId;
 use crate::recovery::manifest::ManifestError;
 use crate::recovery::verify::{ArchiveReport, VerifyError, check_archive};
+use crate::server::drill::{DrillReport, drill};
+use crate::server::prove::TenantProof;
+use crate::server::restore::RestoreRequest;
 
 const BACKUP: &[Col] = &[
     Col("BACKUP", "backup"),
@@ -79,6 +87,7 @@ Exit code 7 when something is not right.
 
 Examples:
   pii-vault backup verify /backups/20261121T020000Z --public-key vault-keys.txt
+  pii-vault backup verify /backups/20261121T020000Z --recovery-key recovery.key
   pii-vault backup verify /backups/20261121T020000Z --json"
 )]
 pub struct Verify {
@@ -87,6 +96,12 @@ pub struct Verify {
     /// Public key of the vault, or a file with keys; may be repeated
     #[arg(long = "public-key", short = 'k', value_name = "KEY")]
     public_keys: Vec<String>,
+    /// Also try everyone's keys: file of a private recovery key, on a machine where it may be; may be repeated
+    #[arg(long, value_name = "FILE")]
+    recovery_key: Vec<PathBuf>,
+    /// Folder of the key archive, if it is not beside the archive
+    #[arg(long, value_name = "DIR", requires = "recovery_key")]
+    keys: Option<PathBuf>,
 }
 
 /// `backup`
@@ -123,8 +138,30 @@ async fn create(s: &Session, part: pb::BackupPart, wait: Wait) -> Result<(), Cli
     s.out.record(&answer, &[Col("OPERATION", "operation")], &Names::default())
 }
 
+/// Restores the archive into a folder of its own, opens everyone and destroys it.
+async fn rehearse(
+    from: PathBuf,
+    recovery_key: &[PathBuf],
+    keys: Option<PathBuf>,
+    public_key: &[u8; 32],
+) -> Result<DrillReport, CliError> {
+    let (mut identities, mut public_keys) = (Vec::new(), vec![*public_key]);
+    for path in recovery_key {
+        let (more, marks) = read_key_file(path)?;
+        identities.extend(more);
+        public_keys.extend(marks);
+    }
+    let request = RestoreRequest { from, identities, keys, public_keys, ..RestoreRequest::default() };
+    let scratch = std::env::temp_dir().join(format!("pii-vault-verify-{}", ObjectId::random()));
+    let report = drill(request, &scratch, Arc::new(SystemClock::new())).await.map_err(unexpected)?;
+    match report.holds {
+        true => Ok(report),
+        false => Err(CliError::CheckFailed("not everyone of this archive opens with the recovery key".into())),
+    }
+}
+
 /// `backup verify`: needs no server.
-pub fn verify(out: Output, a: Verify) -> Result<(), CliError> {
+pub async fn verify(out: Output, a: Verify) -> Result<(), CliError> {
     let trusted = match a.public_keys.is_empty() {
         true => None,
         false => Some(public_keys(&a.public_keys)?),
@@ -139,6 +176,10 @@ pub fn verify(out: Output, a: Verify) -> Result<(), CliError> {
         VerifyError::Manifest(ManifestError::Io { .. }) => CliError::Usage(crate::cli::server::chain(&error)),
         error => CliError::CheckFailed(format!("{}: {}", a.dir.display(), crate::cli::server::chain(&error))),
     })?;
+    let people = match a.recovery_key.is_empty() {
+        true => None,
+        false => Some(rehearse(a.dir.clone(), &a.recovery_key, a.keys, &public_key).await?),
+    };
     let key = key_id(&public_key);
     let trust = if trusted.is_some() { "one of the keys given" } else { "compare it with the one you published" };
     if out.json {
@@ -146,7 +187,12 @@ pub fn verify(out: Output, a: Verify) -> Result<(), CliError> {
             "valid": true, "key_id": key, "trusted": trusted.is_some(), "made": manifest.made_at.rfc3339(),
             "expires": manifest.expires_at.rfc3339(), "files": manifest.files.len(), "bytes": manifest.bytes(),
             "ledger_entries": manifest.ledger_entries, "schema": manifest.schema,
+            "people": people.as_ref().map(|one| serde_json::to_value(&one.tried.tenants).unwrap_or_default()),
         }));
+    }
+    if let Some(report) = &people {
+        let sum = |count: fn(&TenantProof) -> u64| report.tried.tenants.iter().map(count).sum::<u64>();
+        out.line(&format!("{} of {} people open with the recovery key", sum(|t| t.living_opened), sum(|t| t.living)))?;
     }
     out.pairs([
         ("archive", "whole: every file is the one that was written, every page of the database is sound".to_owned()),

@@ -239,7 +239,7 @@ fn run(cli: Cli, last: Arc<Mutex<LastIds>>) -> Result<(), CliError> {
         Command::Recovery(args) => return on_this_machine(recovery::recovery(out, *args)),
         Command::Drill(args) => return on_this_machine(drill::try_restore(out, args)),
         Command::AcceptRollback(args) => return on_this_machine(server::accept_rollback(out, global.yes, args)),
-        Command::Backup(backup::Backup::Verify(args)) => return backup::verify(out, args),
+        Command::Backup(backup::Backup::Verify(args)) => return on_this_machine(backup::verify(out, args)),
         Command::Keeper(keeper::Keeper::Add(args)) => return on_this_machine(keeper::add(out, args)),
         Command::Bench(bench) => return bench.run(out),
         Command::Password(command) => match *command {

@@ -108,7 +108,8 @@ pub struct Doctor {
 #[command(after_help = "Examples:
   pii-vault prove --config /etc/pii-vault/pii-vault.toml --copy /backups/2026-11-20
 
-DIR holds vault.db and, where there was one, vault.db-wal. The server must not be running: the vault is opened by one
+DIR holds vault.db and, where there was one, vault.db-wal, or archives: of a key archive it says until when the recovery
+key opens it. The server must not be running: the vault is opened by one
 process at a time. Ends with 7 if anything of an erased subject opened.")]
 pub struct Prove {
     #[command(flatten)]
@@ -384,6 +385,15 @@ pub async fn prove_copy(out: Output, args: Prove) -> Result<(), CliError> {
         });
         let head = ["TENANT", "GENERATION COPY / NOW", "OLD TREE", "LIVING OPEN", "ERASED CLASSES OPEN", "VALUES"];
         out.rows(&head, rows.collect())?;
+        for archive in &proof.key_archives {
+            let what = match (&archive.opens_until, &archive.refused) {
+                (Some(until), _) => {
+                    format!("{} slots; opens with the recovery key alone, until {}", archive.slots, until.rfc3339())
+                }
+                (_, why) => format!("refused: {}", why.as_deref().unwrap_or("it is empty")),
+            };
+            out.line(&format!("key archive of tenant {}: {what}", archive.tenant))?;
+        }
     }
     match proof.holds {
         true => Ok(()),

@@ -35,11 +35,14 @@ pub struct Rebuilt {
     pub leaves: u32,
     /// Classes and buckets whose key was found and kept.
     pub kept: u64,
-    /// Those that `keep` refused: erased again.
+    /// Those that `keep` refused, or whose key was dropped after the data was copied: erased again.
     pub dropped: Vec<SlotUser>,
     /// Those whose key was not found: the slot holds another one, or its leaf has no record.
     pub lost: Vec<SlotUser>,
 }
+
+/// Whether a class or bucket lives on.
+type Lives<'a> = &'a (dyn Fn(&SlotUser) -> bool + Sync);
 
 /// Why a tree is not rebuilt.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +64,8 @@ pub struct Rebuild<'a> {
     pub store: &'a dyn Store,
     pub vault: VaultId,
     pub tenant: TenantNo,
+    /// The tree's in the data.
+    pub of_data: Generation,
     /// Above every generation that any copy knows.
     pub generation: Generation,
     /// Only counts.
@@ -75,16 +80,25 @@ impl Rebuild<'_> {
         keep: &(dyn Fn(&SlotUser) -> bool + Sync),
     ) -> Result<(TenantRoot, Rebuilt), RebuildError> {
         let last = self.last_leaf(source).await?;
+        // A slot's key changes only when it is dropped: who lost it in a later leaf was erased.
+        let later: BTreeSet<Ordinal> = match source {
+            KeySource::Archive(archive, _) => {
+                let all = archive.index().into_iter();
+                all.filter(|(_, record)| record.generation > self.of_data).map(|(leaf, _)| leaf).collect()
+            }
+            KeySource::Live(_) => BTreeSet::new(),
+        };
         let mut inner = inner_nodes(last);
         let mut done = Rebuilt::default();
         let mut missing: BTreeSet<u32> = (0..=last).collect();
         for part in parts(source, last) {
             let leaves = part.open(self.tenant, source).await?;
             missing.retain(|number| !leaves.contains_key(&tree::leaf(*number)));
-            self.write_leaves(leaves.iter().map(|(o, keys)| (*o, Some(keys))), &inner, keep, &mut done).await?;
+            self.write_leaves(leaves.iter().map(|(o, keys)| (*o, Some(keys))), &inner, (keep, &later), &mut done)
+                .await?;
         }
         let missing: Vec<(Ordinal, Option<&NodeKeys>)> = missing.iter().map(|n| (tree::leaf(*n), None)).collect();
-        self.write_leaves(missing.into_iter(), &inner, keep, &mut done).await?;
+        self.write_leaves(missing.into_iter(), &inner, (keep, &later), &mut done).await?;
         let root = TenantRoot::generate();
         self.write_inner(&root, &mut inner).await?;
         done.leaves = last + 1;
@@ -117,7 +131,7 @@ impl Rebuild<'_> {
         &self,
         leaves: impl Iterator<Item = (Ordinal, Option<&'k NodeKeys>)>,
         inner: &BTreeMap<Ordinal, NodeKeys>,
-        keep: &(dyn Fn(&SlotUser) -> bool + Sync),
+        (keep, later): (Lives<'_>, &BTreeSet<Ordinal>),
         done: &mut Rebuilt,
     ) -> Result<(), RebuildError> {
         let mut change = ChangeSet::default();
@@ -138,6 +152,8 @@ impl Rebuild<'_> {
                 } else if keys.is_some_and(|keys| keys.dek(at).id() == owner.dek) {
                     fresh.keep(at, keys.expect("it was there a line ago"));
                     done.kept += 1;
+                } else if later.contains(&ordinal) {
+                    done.dropped.push(owner.user);
                 } else {
                     done.lost.push(owner.user);
                 }

@@ -337,7 +337,8 @@ async fn rebuild(
         let (source, generation, why) = open_source(wanted, vault, row.no, &identities, now)?;
         let highest = row.generation.max(generation);
         let generation = Generation(highest.0 + 2);
-        let rebuild = Rebuild { store: &*store, vault, tenant: row.no, generation, dry: wanted.dry_run };
+        let rebuild =
+            Rebuild { store: &*store, vault, tenant: row.no, of_data: row.generation, generation, dry: wanted.dry_run };
         let today = tenant_time(&row, now)?;
         let no = row.no;
         let lives = |user: &SlotUser| match user {
@@ -584,7 +585,7 @@ async fn new_keeper(
     keeper.put_own(OwnBlock::Signing, &seal_signing(vault, &target.kek, &signing), 1).await?;
     keeper.unlock(signing.clone());
     for (tenant, generation, root) in roots {
-        let rebuild = Rebuild { store, vault, tenant, generation, dry: false };
+        let rebuild = Rebuild { store, vault, tenant, of_data: generation, generation, dry: false };
         rebuild.keep_root(&keeper, &target.kek, &root).await?;
     }
     for tenant in decisions.tenants_erased.keys() {

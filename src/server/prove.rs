@@ -6,8 +6,12 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::clock::Timestamp;
+use crate::crypto::keys::FAN_OUT;
 use crate::ids::*;
+use crate::keyring::archive::Archive;
+use crate::keyring::archive::file::{file_name, tenant_of};
 use crate::keyring::{ClassRef, KeyRef, KeyringError, TenantKeyState};
+use crate::recovery::layout;
 use crate::server::node::{Node, NodeError};
 use crate::storage::sqlite::{Options as SqliteOptions, SqliteStore};
 use crate::storage::{ClassRow, Lookup, Store, StoreError, TenantState};
@@ -32,10 +36,24 @@ pub struct TenantProof {
     pub values_opened: u64,
 }
 
+/// A key archive in the copy: no key of the running vault opens it, a recovery key does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct KeyArchiveProof {
+    pub tenant: u32,
+    /// Keys of so many slots are in it.
+    pub slots: u64,
+    /// A restore with the recovery key takes it until then; `None`: it is refused.
+    pub opens_until: Option<Timestamp>,
+    /// Why it is refused.
+    pub refused: Option<String>,
+}
+
 /// The whole answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Proof {
     pub tenants: Vec<TenantProof>,
+    /// Key archives beside the copy, or in `keys` there.
+    pub key_archives: Vec<KeyArchiveProof>,
     /// No class of an erased subject opened, and every living one did.
     pub holds: bool,
 }
@@ -79,14 +97,47 @@ pub fn copy_database(data_dir: &Path, to: &Path) -> Result<(), ProveError> {
 
 /// Tries the present keys of `node` on the copy in `dir`. The copy is read from a second copy, so it stays as it is.
 pub async fn prove(node: &Node, dir: &Path) -> Result<Proof, ProveError> {
+    let key_archives = look_at_keys(node, dir);
     let scratch = scratch_dir()?;
     let tried = match copy_database(dir, &scratch) {
-        Ok(()) => try_copy(node, &scratch).await,
+        Ok(()) => try_copy(node, &scratch).await.map(|proof| Proof { key_archives, ..proof }),
+        // A folder of archives, or a copy of the key archive alone.
+        Err(ProveError::NoCopy { .. }) if !key_archives.is_empty() => {
+            Ok(Proof { tenants: Vec::new(), key_archives, holds: true })
+        }
         Err(error) => Err(error),
     };
     // What could not be removed is a copy of a copy: nothing that was not there before.
     let _ = std::fs::remove_dir_all(&scratch);
     tried
+}
+
+/// What there is of key archives in a folder, by their headers.
+fn look_at_keys(node: &Node, dir: &Path) -> Vec<KeyArchiveProof> {
+    let mut found = Vec::new();
+    for folder in [dir.to_owned(), layout::keys(dir)] {
+        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        let mut tenants: Vec<TenantNo> =
+            entries.filter_map(|entry| tenant_of(entry.ok()?.file_name().to_str()?)).collect();
+        tenants.sort();
+        for tenant in tenants {
+            let path = folder.join(file_name(tenant));
+            let opened =
+                Archive::open(&path, node.keyring.vault(), tenant, &node.keyring.public_keys(), node.vault.now());
+            found.push(match opened {
+                Ok(archive) => KeyArchiveProof {
+                    tenant: tenant.0,
+                    slots: archive.index().len() as u64 * FAN_OUT as u64,
+                    opens_until: archive.times().map(|(_, expires)| expires),
+                    refused: None,
+                },
+                Err(error) => {
+                    KeyArchiveProof { tenant: tenant.0, slots: 0, opens_until: None, refused: Some(error.to_string()) }
+                }
+            });
+        }
+    }
+    found
 }
 
 fn scratch_dir() -> Result<PathBuf, ProveError> {
@@ -129,7 +180,10 @@ async fn try_copy(node: &Node, scratch: &Path) -> Result<Proof, ProveError> {
                 };
                 let (mut all, mut any_living) = (true, false);
                 for old in snapshot.classes.iter().filter(|old| old.slot.is_some()) {
-                    let lives = today.as_ref().and_then(|t| t.class(old.class)).is_some_and(|new| new.dek == old.dek);
+                    let lives = today
+                        .as_ref()
+                        .and_then(|t| t.class(old.class))
+                        .is_some_and(|new| new.slot.is_some() && new.dek == old.dek);
                     let opened = if usable { open_class(node, old, node.vault.now()).await? } else { None };
                     proof.values_opened += opened.unwrap_or(0);
                     if lives {
@@ -153,7 +207,7 @@ async fn try_copy(node: &Node, scratch: &Path) -> Result<Proof, ProveError> {
     }
     copy.close().await;
     let holds = tenants.iter().all(|t| t.erased_opened == 0 && t.living_opened == t.living);
-    Ok(Proof { tenants, holds })
+    Ok(Proof { tenants, key_archives: Vec::new(), holds })
 }
 
 /// Values of an old class row that open under the present tree; `None` when its key is not there.

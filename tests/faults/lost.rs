@@ -331,3 +331,46 @@ async fn every_page_of_the_recovery_manual_works_as_it_is_written() {
         check(&server.channel, &key, people, |n| n > 1).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn recovery_keys_change_and_a_vault_made_without_gets_one() {
+    let place = new_place(1).await;
+    let key = place.keys(1).await.remove(0);
+    let status = report(&place.program(&["--json", "recovery", "status"]));
+    assert_eq!((status["recovery"].as_bool(), status["epoch"].as_u64()), (Some(true), Some(1)));
+    a_day(&place, &key).await;
+    let (old, new) = (place.path("recovery.key"), place.path("new.key"));
+    let (from, night) = (place.path("data/backups"), place.path("copy-of-backups"));
+    place.program(&["recovery", "rotate", "--recovery-out", &new]);
+    let status = report(&place.program(&["--json", "recovery", "status"]));
+    assert_eq!((status["epoch"].as_u64(), status["recipients"].as_array().unwrap().len()), (Some(2), 1));
+    // The key archive of now opens with the new key only, the copy of before with the old one only, until it expires.
+    let tries = [(&from, &new, Some(0)), (&from, &old, Some(1)), (&night, &old, Some(0)), (&night, &new, Some(1))];
+    for (from, recovery, wanted) in tries {
+        let (ended, told) = place.try_program(&["drill", "--from", from, "--recovery-key", recovery]);
+        assert_eq!(ended, wanted, "{from} with {recovery}: {told}");
+    }
+    let archive = std::fs::read_dir(&night).unwrap().map(|e| e.unwrap().path()).find(|p| p.join("vault.db").exists());
+    let archive = archive.unwrap().display().to_string();
+    let (ended, told) = place.alone(&["backup", "verify", &archive, "--recovery-key", &old]);
+    assert!(ended == Some(0) && told.contains("11 of 11 people open with the recovery key"), "{told}");
+    // Until when the recovery key opens what: no other key does.
+    let told = place.program(&["prove", "--copy", &from]);
+    assert!(told.contains("opens with the recovery key alone, until"), "{told}");
+
+    // A vault without one has no key archive; it gets one, and everybody is in it.
+    let place = Place::with(tempfile::tempdir().unwrap(), 1, &["--without-recovery"]).await;
+    let key = place.keys(1).await.remove(0);
+    let (server, _) = place.serve().await;
+    put(&server.channel, &key, 0..5).await;
+    server.stop();
+    let status = report(&place.program(&["--json", "recovery", "status"]));
+    assert_eq!(status["recovery"].as_bool(), Some(false));
+    let late = place.path("late.key");
+    place.program(&["recovery", "add", "--recovery-out", &late]);
+    std::fs::remove_dir_all(&place.config.keeper.paths[0]).unwrap();
+    place.program(&["restore", "--from", &place.path("data"), "--recovery-key", &late]);
+    place.program(&["recovery", "confirm"]);
+    let (server, _) = place.serve().await;
+    check(&server.channel, &key, 5, |_| true).await;
+}

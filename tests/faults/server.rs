@@ -50,14 +50,20 @@ fn free_port() -> std::net::SocketAddr {
 }
 
 impl Place {
-    /// Makes the vault under `dir`; `replicas` keeper directories.
+    /// Makes the vault under `dir`; `replicas` keeper directories. Its recovery key is in `recovery.key`.
     pub async fn new(dir: tempfile::TempDir, replicas: usize) -> Place {
+        let recovery = dir.path().join("recovery.key").display().to_string();
+        Self::with(dir, replicas, &["--recovery-out", &recovery]).await
+    }
+
+    /// The same, with what `init` is told about the recovery key.
+    pub async fn with(dir: tempfile::TempDir, replicas: usize, recovery: &[&str]) -> Place {
         let mut config = config(dir.path());
         config.keeper.paths = (0..replicas).map(|n| dir.path().join(format!("keeper-{n}"))).collect();
         (config.listen.address, config.ops.address) = (free_port(), free_port());
         let mut place = Place { dir, config, tenant: TenantNo::VAULT, operator: String::new(), role: RoleNo(0) };
-        let (operator, recovery) = (place.path("operator.key"), place.path("recovery.key"));
-        place.program(&["init", "--operator-key-file", &operator, "--recovery-out", &recovery]);
+        let operator = place.path("operator.key");
+        place.program(&[&["init", "--operator-key-file", &operator], recovery].concat());
         place.operator = std::fs::read_to_string(operator).unwrap().trim().to_owned();
         let node = place.open().await;
         let vault = &node.vault;
@@ -110,8 +116,13 @@ impl Place {
     /// Runs a line of a manual (without the program's name) where the configuration lies; its exit code, what it printed.
     pub fn line(&self, line: &str) -> (Option<i32>, String) {
         self.config_file();
+        self.alone(&line.split_whitespace().collect::<Vec<_>>())
+    }
+
+    /// Runs the program without a word about the configuration.
+    pub fn alone(&self, args: &[&str]) -> (Option<i32>, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pii-vault"));
-        command.args(line.split_whitespace()).current_dir(self.dir.path()).stdin(Stdio::null());
+        command.args(args).current_dir(self.dir.path()).stdin(Stdio::null());
         let done = command.output().expect("the program");
         let told = [done.stdout, done.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         (done.status.code(), told.concat())

@@ -126,7 +126,7 @@ impl World {
         for tenant in [TenantNo::VAULT, TENANT] {
             let source = self.source(tenant, from, night)?;
             let generation = Generation(self.ring.generation(tenant).unwrap().0 + 1);
-            let rebuild = Rebuild { store: &*spy, vault: VAULT, tenant, generation, dry: false };
+            let rebuild = Rebuild { store: &*spy, vault: VAULT, tenant, of_data: generation, generation, dry: false };
             let keep_all = |_: &SlotUser| true;
             let keep: &(dyn Fn(&SlotUser) -> bool + Sync) =
                 if mutant == Some(Mutant::NoRekey) { &keep_all } else { &lives };
