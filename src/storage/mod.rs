@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 pub mod conformance;
+mod exclusive;
 pub mod readlog;
 pub mod rows;
 pub mod sqlite;
@@ -16,6 +17,7 @@ use async_trait::async_trait;
 use crate::audit::Head;
 use crate::clock::Timestamp;
 use crate::ids::*;
+pub use exclusive::exclusive;
 pub use rows::*;
 
 /// What must still be true when the change set commits.

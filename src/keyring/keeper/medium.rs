@@ -5,10 +5,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use rustix::fs::{FlockOperation, IFlags, flock, ioctl_getflags, ioctl_setflags};
-use rustix::io::Errno;
+use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+
+use crate::storage::exclusive;
 
 /// A file that is written in place.
 pub trait BlockFile: Send + Sync {
@@ -91,21 +91,8 @@ fn mark(directory: &Path, file: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Longest wait for a lock. A process that is just ending still holds it, and so does a child of this process between fork
-/// and exec, which inherits the lock of a file that was closed here.
-const LOCK_WAIT: Duration = Duration::from_secs(1);
-const LOCK_PAUSE: Duration = Duration::from_millis(10);
-
-#[expect(clippy::disallowed_methods, reason = "a start has nothing to wake for, and waits a second at most")]
 fn lock(file: File) -> io::Result<Arc<dyn BlockFile>> {
-    let mut waited = Duration::ZERO;
-    while let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        if error != Errno::WOULDBLOCK || waited >= LOCK_WAIT {
-            return Err(error.into());
-        }
-        std::thread::sleep(LOCK_PAUSE);
-        waited += LOCK_PAUSE;
-    }
+    exclusive(&file)?;
     Ok(Arc::new(OnDisk(file)))
 }
 

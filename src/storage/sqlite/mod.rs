@@ -10,7 +10,7 @@ mod readers;
 mod schema;
 mod writer;
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
@@ -554,10 +554,12 @@ pub fn lock(path: &Path) -> Result<File> {
     let mut name = path.as_os_str().to_owned();
     name.push("-lock");
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(name).map_err(io)?;
-    match file.try_lock() {
+    match exclusive(&file) {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::Refused { what: "another process has it open" }),
-        Err(TryLockError::Error(e)) => Err(io(e)),
+        Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
+            Err(StoreError::Refused { what: "another process has it open" })
+        }
+        Err(e) => Err(io(e)),
     }
 }
 
