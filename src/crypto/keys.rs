@@ -8,6 +8,7 @@ use crate::crypto::aead::{Cipher, OVERHEAD, OpenError};
 use crate::crypto::blind_index;
 use crate::crypto::kdf::{Label, derive};
 use crate::crypto::random;
+use crate::crypto::stack::wiped;
 use crate::ids::{DekId, FieldNo, SubjectDigest, TermTag};
 use crate::secret::Secret;
 
@@ -26,7 +27,7 @@ macro_rules! key {
             /// A fresh random key.
             pub fn generate() -> Self {
                 let mut key = Box::new(Secret::new([0u8; 32]));
-                random::fill(key.expose_mut());
+                wiped(|| random::fill(key.expose_mut()));
                 $name(key)
             }
             /// Takes over 32 bytes that were a key of this kind before.
@@ -128,7 +129,7 @@ impl NodeKeys {
 fn seal_node(key: &[u8; 32], aad: &Aad, keys: &NodeKeys) -> Vec<u8> {
     let mut blob = Vec::with_capacity(1 + NODE_BYTES + OVERHEAD);
     blob.push(FORMAT);
-    Cipher::new(key).seal_into(aad, &keys.0.expose()[..], &mut blob);
+    wiped(|| Cipher::new(key).seal_into(aad, &keys.0.expose()[..], &mut blob));
     blob
 }
 
@@ -137,7 +138,7 @@ fn open_node(key: &[u8; 32], aad: &Aad, blob: &[u8]) -> Result<NodeKeys, OpenErr
     if *format != FORMAT || sealed.len() != NODE_BYTES + OVERHEAD {
         return Err(OpenError);
     }
-    let plain = Cipher::new(key).open(aad, sealed)?;
+    let plain = wiped(|| Cipher::new(key).open(aad, sealed))?;
     let mut keys = Secret::new(vec![0u8; NODE_BYTES].into_boxed_slice());
     keys.expose_mut().copy_from_slice(&plain);
     Ok(NodeKeys(keys))
@@ -154,11 +155,11 @@ impl RootKek {
     }
     /// Wraps a tenant root: nonce 12, key 32, tag 16 = 60 bytes.
     pub fn wrap(&self, aad: &Aad, root: &TenantRoot) -> Vec<u8> {
-        Cipher::new(self.bytes()).seal(aad, root.bytes())
+        wiped(|| Cipher::new(self.bytes()).seal(aad, root.bytes()))
     }
     /// Unwraps a tenant root.
     pub fn unwrap(&self, aad: &Aad, wrapped: &[u8]) -> Result<TenantRoot, OpenError> {
-        let plain = Cipher::new(self.bytes()).open(aad, wrapped)?;
+        let plain = wiped(|| Cipher::new(self.bytes()).open(aad, wrapped))?;
         Ok(TenantRoot::from_bytes(plain.as_slice().try_into().map_err(|_| OpenError)?))
     }
     /// A key derived for one purpose beside the tree: the signing key's seal, the anchor's MAC.

@@ -12,6 +12,7 @@ pub mod password;
 pub mod random;
 pub mod recovery;
 pub mod sign;
+mod stack;
 
 #[cfg(test)]
 mod timing;
