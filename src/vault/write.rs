@@ -118,6 +118,25 @@ pub(crate) fn etag_of(subject: Revision, classes: impl Iterator<Item = (ClassNo,
     text
 }
 
+/// Where a change wants values of unique fields to be nobody else's: position of the precondition, and field.
+fn unique_fields(change: &ChangeSet) -> Vec<(usize, FieldNo)> {
+    let field = |(at, wanted): (usize, &Precondition)| match wanted {
+        Precondition::TermsFree { field, .. } => Some((at, *field)),
+        _ => None,
+    };
+    change.preconditions.iter().enumerate().filter_map(field).collect()
+}
+
+/// # Errors
+/// `UniqueTaken` where that is why nothing was committed.
+fn not_taken(error: &StoreError, unique: &[(usize, FieldNo)]) -> Result<(), VaultError> {
+    let StoreError::Conflict(Conflict::Precondition(at)) = error else { return Ok(()) };
+    match unique.iter().find(|(position, _)| position == at) {
+        Some((_, field)) => Err(VaultError::UniqueTaken { field: *field }),
+        None => Ok(()),
+    }
+}
+
 impl Vault {
     /// Stores a subject's values, all or none.
     pub async fn put_fields(
@@ -154,10 +173,15 @@ impl Vault {
                 }
             }
             self.remember(call, request.as_ref(), &prepared.done, &mut prepared.change);
+            let unique = unique_fields(&prepared.change);
             match self.store.commit(prepared.change).await {
                 Ok(_) => return Ok(prepared.done),
                 Err(error) => {
                     self.keyring.release(call.tenant.no, &prepared.slots);
+                    // Who did not look may have met himself: he looks now.
+                    if looked {
+                        not_taken(&error, &unique)?;
+                    }
                     self.retry_or_answer(call, error, request.as_ref()).await?;
                 }
             }
@@ -237,10 +261,12 @@ impl Vault {
                 return room.map(|()| done);
             }
             self.remember(call, request.as_ref(), &done, &mut change);
+            let unique = unique_fields(&change);
             match self.store.commit(change).await {
                 Ok(_) => return Ok(done),
                 Err(error) => {
                     self.keyring.release(call.tenant.no, &slots);
+                    not_taken(&error, &unique)?;
                     self.retry_or_answer(call, error, request.as_ref()).await?;
                 }
             }

@@ -722,6 +722,8 @@ fn every_command_fits_the_answers_of_the_api() {
         "ops list",
         "ops show o",
         "ops cancel o",
+        "ops clock",
+        "ops confirm-clock",
         "keys status --seal",
         "keys rotate index",
         "backup data",

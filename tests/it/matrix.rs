@@ -50,7 +50,7 @@ impl Decoder for Raw {
 }
 
 /// The first message of a method's answer; empty when there is none.
-async fn call(channel: &Channel, key: Option<&str>, method: &str, body: Vec<u8>) -> Result<Vec<u8>, Status> {
+pub async fn call(channel: &Channel, key: Option<&str>, method: &str, body: Vec<u8>) -> Result<Vec<u8>, Status> {
     let mut client = tonic::client::Grpc::new(channel.clone());
     client.ready().await.expect("a connection");
     let mut request = tonic::Request::new(body);
