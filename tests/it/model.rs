@@ -12,6 +12,7 @@ use pii_vault::grpc::pb::subject_service_client::SubjectServiceClient;
 use pii_vault::grpc::pb::tenant_service_client::TenantServiceClient;
 use pii_vault::ids::TenantNo;
 use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 
 use crate::harness::{START, TestVault};
 use crate::net::*;
@@ -141,9 +142,9 @@ impl World {
         let again = mode == pb::WriteMode::Recreate;
         let person = &mut self.people[who];
         let expected = match person.life {
-            Life::Held => Some("WRONG_STATE"),
-            Life::Erased if !again => Some("SUBJECT_ERASED"),
-            Life::Live if again => Some("ALREADY_EXISTS"),
+            Life::Live | Life::Held if again => Some("ALREADY_EXISTS"),
+            // What a hold keeps is nobody's to write: erased, for all but the hold's purpose.
+            Life::Held | Life::Erased if !again => Some("SUBJECT_ERASED"),
             _ if taken => Some("UNIQUE_TAKEN"),
             _ => None,
         };
@@ -360,6 +361,8 @@ async fn play(steps: Vec<Step>) {
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: if std::env::var_os("PII_VAULT_FULL").is_some() { 2_000 } else { 8 },
+        // The same histories each time where every commit is tested, new ones on demand.
+        rng_seed: if std::env::var_os("PII_VAULT_FULL").is_some() { RngSeed::Random } else { RngSeed::Fixed(7) },
         max_shrink_iters: 60, failure_persistence: None, ..ProptestConfig::default()
     })]
     #[test]
