@@ -69,6 +69,11 @@ impl Backups {
         &self.options
     }
 
+    /// What archives are made of.
+    pub fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
     /// Begins a backup and answers its operation at once. One that runs already is answered instead.
     ///
     /// # Errors

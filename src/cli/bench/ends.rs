@@ -39,14 +39,14 @@ fn milliseconds(micros: u32) -> f64 {
 }
 
 /// Who reads meanwhile, and what.
-struct Readers {
-    wire: Arc<Wire>,
-    frames: Arc<Vec<Bytes>>,
+pub(super) struct Readers {
+    pub wire: Arc<Wire>,
+    pub frames: Arc<Vec<Bytes>>,
 }
 
 impl Run {
     /// The 99th percentile of paced reads, window after window, until `work` is done; at least one window.
-    async fn reads_during<T>(
+    pub(super) async fn reads_during<T>(
         &self,
         readers: &Readers,
         work: impl Future<Output = Result<T, BenchError>>,

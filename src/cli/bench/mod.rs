@@ -10,6 +10,7 @@ mod error;
 mod os;
 mod part;
 mod raw;
+mod recover;
 mod report;
 mod rows;
 mod served;
@@ -74,6 +75,7 @@ enum Group {
     Erasures,
     Expiry,
     Start,
+    Recovery,
     Argon2,
 }
 
@@ -103,6 +105,7 @@ enum Role {
     Vault,
     Echo,
     Sqlite,
+    Restore,
 }
 
 impl From<BenchError> for CliError {
@@ -206,7 +209,7 @@ impl Bench {
         if wanted(Group::Argon2) {
             run.argon2()?;
         }
-        if [Group::Reads, Group::Writes, Group::Erasures, Group::Expiry, Group::Start].into_iter().any(wanted) {
+        if !self.only.iter().all(|group| *group == Group::Argon2) || self.only.is_empty() {
             run.load().await?;
         }
         if wanted(Group::Reads) {
@@ -214,6 +217,10 @@ impl Bench {
         }
         if wanted(Group::Start) {
             run.start().await?;
+        }
+        // Before anything is erased: everyone must come back.
+        if wanted(Group::Recovery) {
+            run.recovery().await?;
         }
         if wanted(Group::Writes) {
             run.writes().await?;
@@ -262,6 +269,7 @@ fn part(args: PartArgs) -> Result<(), BenchError> {
                 }
             }
             Role::Sqlite => sqlite(&args.dir).await,
+            Role::Restore => recover::serve(&args.dir).await,
         }
     });
     if let Err(error) = &done {

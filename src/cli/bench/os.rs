@@ -25,10 +25,19 @@ pub fn cpu(pid: u32) -> io::Result<Duration> {
 
 /// Bytes of memory that a process holds in RAM, without pages of files.
 pub fn resident(pid: u32) -> io::Result<u64> {
+    memory(pid, "VmRSS")
+}
+
+/// The most that it ever held so.
+pub fn peak(pid: u32) -> io::Result<u64> {
+    memory(pid, "VmHWM")
+}
+
+fn memory(pid: u32, what: &'static str) -> io::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).ok_or_else(|| missing("VmRSS"))?;
-    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().map_err(|_| missing("VmRSS"))?;
-    Ok(kib << 10)
+    let line = status.lines().find_map(|l| l.strip_prefix(what)).ok_or_else(|| missing(what))?;
+    let number = line.trim_start_matches(':').trim().trim_end_matches("kB").trim();
+    Ok(number.parse::<u64>().map_err(|_| missing(what))? << 10)
 }
 
 /// Keeps this thread, and all that it starts from now on, on one core.

@@ -69,6 +69,11 @@ impl Part {
         os::resident(self.child.id()).map_err(BenchError::io("/proc"))
     }
 
+    /// The most bytes in RAM that it ever had.
+    pub fn peak(&self) -> Result<u64, BenchError> {
+        os::peak(self.child.id()).map_err(BenchError::io("/proc"))
+    }
+
     /// Its port.
     pub fn port(&self) -> Result<u16, BenchError> {
         let port = self.ready["port"].as_u64().and_then(|p| u16::try_from(p).ok());

@@ -22,7 +22,7 @@ use crate::grpc::pb;
 
 pub(super) const GET: &str = "/pii.vault.v1.RecordService/GetFields";
 const GET_MANY: &str = "/pii.vault.v1.RecordService/BatchGetFields";
-const PUT: &str = "/pii.vault.v1.RecordService/PutFields";
+pub(super) const PUT: &str = "/pii.vault.v1.RecordService/PutFields";
 /// Subjects that are read over and over by the hot row.
 pub(super) const HOT: u64 = 1_000;
 /// Reads before a row of reads is measured: of a million subjects six for each leaf of the key tree.
@@ -61,8 +61,8 @@ pub struct Run {
 pub(super) struct Target {
     pub part: Part,
     pub wire: Arc<Wire>,
-    fields: Vec<u32>,
-    purpose: u32,
+    pub fields: Vec<u32>,
+    pub purpose: u32,
 }
 
 pub(super) fn progress(what: &str) {
@@ -375,7 +375,7 @@ fn get_request(id: &str, target: &Target) -> pb::GetFieldsRequest {
     }
 }
 
-fn put_request(person: &Person, fields: &[u32], purpose: u32) -> pb::PutFieldsRequest {
+pub(super) fn put_request(person: &Person, fields: &[u32], purpose: u32) -> pb::PutFieldsRequest {
     let texts = [&person.name, &person.email, &person.organisation, &person.ip, &person.user_agent];
     let value = |(field, text): (&u32, &String)| pb::Value {
         field_id: *field,

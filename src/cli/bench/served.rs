@@ -21,6 +21,7 @@ use crate::config::{Config, RootKekSource, TlsConfig, TlsVersion};
 use crate::crypto::recovery::RecoveryIdentity;
 use crate::ids::*;
 use crate::policy::value::Value;
+use crate::recovery::data_archive::{self, Pace};
 use crate::server::Node;
 use crate::server::run::{Ports, serve_node, tls};
 use crate::vault::access_keys::NewAccessKey;
@@ -35,6 +36,10 @@ use crate::vault::{Call, Context};
 /// The policy of a run, and the tenant that is under it.
 const POLICY: &str = include_str!("../../../examples/tenants/jina-connect.toml");
 const TENANT: &str = "bench";
+/// File beside a vault with the private recovery key.
+pub const RECOVERY: &str = "recovery.key";
+/// A vault in whose directory this file lies is made without a recovery key.
+pub const WITHOUT_RECOVERY: &str = "without-recovery";
 /// The bench subject: five fields in two classes, one of them searchable.
 pub const FIELDS: [&str; 5] = ["name", "email", "organisation", "ip", "user_agent"];
 /// What sealing adds to a value: format, algorithm, class, version, nonce, tag, and the value's own kind.
@@ -79,9 +84,12 @@ pub async fn serve(dir: &Path) -> Result<(), BenchError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let new = !dir.join("data").exists();
     if new {
-        // As a vault is made: new slots are recorded for a recovery key, whose private part nobody keeps here.
-        let recovery = RecoveryIdentity::generate().recipient();
-        crate::server::init(&config, &[recovery], clock.clone()).await.map_err(failed)?;
+        // As a vault is made: new slots are recorded for a recovery key. Its private part is for the restore of this run.
+        let recovery = RecoveryIdentity::generate();
+        std::fs::write(dir.join(RECOVERY), recovery.text().as_bytes()).map_err(BenchError::io("recovery key"))?;
+        let recipients = [recovery.recipient()];
+        let recipients = if dir.join(WITHOUT_RECOVERY).exists() { &[][..] } else { &recipients[..] };
+        crate::server::init(&config, recipients, clock.clone()).await.map_err(failed)?;
     }
     let node = Arc::new(Node::open(&config, clock.clone()).await.map_err(failed)?);
     let name = Name::parse("tenant", TENANT).map_err(failed)?;
@@ -109,6 +117,7 @@ pub async fn serve(dir: &Path) -> Result<(), BenchError> {
         "port": port,
         "credential": credential,
         "officer": officer,
+        "public_key": data_encoding::HEXLOWER.encode(&served.node.keyring.signing().public()),
         "fields": fields,
         "purpose": served.purpose("service")?.0,
     }));
@@ -224,6 +233,19 @@ impl Served {
                     }
                 }
             }
+            "key archive" => {
+                let written = self.node.keyring.rewrite_archive(self.tenant).await.map_err(failed)?;
+                Ok(json!({ "leaves": written.leaves, "bytes": written.bytes, "seconds": took(&self.clock) }))
+            }
+            "backup" => self.back_up(super::recover::time(request), request["keep"] == true).await,
+            "copy" => {
+                let from = Path::new(request["from"].as_str().unwrap_or_default());
+                let to = from.with_extension("copy");
+                let copied = tokio::task::block_in_place(|| super::recover::plain_copy(from, &to));
+                let seconds = took(&self.clock);
+                std::fs::remove_dir_all(&to).map_err(BenchError::io("a copy"))?;
+                Ok(json!({ "rows": copied.map_err(BenchError::io("a copy"))?, "seconds": seconds }))
+            }
             "read" => {
                 let time = Duration::from_secs_f64(request["seconds"].as_f64().unwrap_or(1.0));
                 let fields = self.read(number("subjects"), number("batch"), number("tasks"), time).await?;
@@ -231,6 +253,25 @@ impl Served {
             }
             _ => Err(failed("no such request")),
         }
+    }
+
+    /// Data archives one after the other until the time is over, one at least; with `keep` they stay.
+    async fn back_up(&self, time: Duration, keep: bool) -> Result<Json, BenchError> {
+        let backups = &self.node.backups;
+        let began = self.clock.monotonic();
+        let (mut bytes, mut made) = (0, Vec::new());
+        while made.is_empty() || self.clock.monotonic() - began < time {
+            let pace = Pace::new(self.clock.clone(), 0);
+            let (dir, now) = (&backups.options().dir, self.clock.now());
+            let written = data_archive::write(backups.sources(), dir, now, 1, pace).await.map_err(failed)?;
+            bytes += written.manifest.bytes();
+            made.push(written.path);
+        }
+        let seconds = (self.clock.monotonic() - began).as_secs_f64();
+        for path in made.iter().filter(|_| !keep) {
+            std::fs::remove_dir_all(path).map_err(BenchError::io("an archive"))?;
+        }
+        Ok(json!({ "rows": bytes, "seconds": seconds, "path": made.last() }))
     }
 
     /// A group, made if it is not there.
