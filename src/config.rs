@@ -2,6 +2,7 @@
 //! secret is, never the secret. An unknown key is an error with its line. Nothing here starts anything: each part gets
 //! its own options from the values below.
 
+use crate::causes::causes;
 use crate::grpc::limits::NetworkOptions;
 use crate::grpc::tls::{TlsOptions, TlsState};
 use crate::jobs::JobsOptions;
@@ -443,7 +444,7 @@ impl Config {
             None => {}
             Some(tls) => match TlsState::load(tls.options()) {
                 Ok(_) => {}
-                Err(error) => bad("tls", &chain(&error)),
+                Err(error) => bad("tls", &causes(&error)),
             },
         }
         if self.ops.enabled && !self.ops.address.ip().is_loopback() && !self.ops.allow_non_loopback {
@@ -643,16 +644,6 @@ fn real(path: &Path) -> PathBuf {
     path.ancestors()
         .find_map(|a| Some(a.canonicalize().ok()?.join(path.strip_prefix(a).ok()?)))
         .unwrap_or_else(|| path.to_owned())
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }
 
 fn file_error(path: &Path, text: &str, error: toml::de::Error) -> ConfigError {

@@ -3,6 +3,7 @@
 
 // Floor 0: words everyone may use.
 pub mod access;
+pub mod causes;
 pub mod clock;
 pub mod ids;
 pub mod secret;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use crate::causes::causes;
 use crate::cli::error::CliError;
 use crate::cli::names::Names;
 use crate::cli::ops;
@@ -173,8 +174,8 @@ pub async fn verify(out: Output, a: Verify) -> Result<(), CliError> {
     });
     bar.finish_and_clear();
     let ArchiveReport { manifest, public_key, .. } = checked.map_err(|error| match error {
-        VerifyError::Manifest(ManifestError::Io { .. }) => CliError::Usage(crate::cli::server::chain(&error)),
-        error => CliError::CheckFailed(format!("{}: {}", a.dir.display(), crate::cli::server::chain(&error))),
+        VerifyError::Manifest(ManifestError::Io { .. }) => CliError::Usage(causes(&error)),
+        error => CliError::CheckFailed(format!("{}: {}", a.dir.display(), causes(&error))),
     })?;
     let people = match a.recovery_key.is_empty() {
         true => None,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use crate::causes::causes;
 use crate::cli::error::CliError;
 use crate::cli::input;
 use crate::cli::names::Names;
@@ -71,7 +72,7 @@ pub struct Add {
 pub async fn add(out: Output, args: Add) -> Result<(), CliError> {
     let config = args.config.load()?;
     let added = add_replicas(&config, Arc::new(SystemClock::new())).await;
-    let replicas = added.map_err(|e| CliError::Unexpected(crate::cli::server::chain(&e)))?;
+    let replicas = added.map_err(|e| CliError::Unexpected(causes(&e)))?;
     let told = |state: &ReplicaState| match state {
         ReplicaState::Active => "active".to_owned(),
         ReplicaState::Away { reason } => format!("away: {reason}"),

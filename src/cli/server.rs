@@ -8,19 +8,18 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
+use crate::causes::causes;
 use crate::cli::error::CliError;
 use crate::cli::output::Output;
 use crate::cli::recovery::RecoveryArgs;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, Profile, RootKekSource};
-use crate::keyring::TenantKeyState;
-use crate::keyring::keeper::inspect;
-use crate::server::doctor::{Verdict, look, strict_refusals};
-use crate::server::hardening::{Swapping, forbid_dumps, lock_memory};
+use crate::config::{Config, Profile};
+use crate::server::doctor::{Answers, Verdict, examine, strict_refusals};
+use crate::server::hardening::{Swapping, lock_memory};
+use crate::server::promises::{Kept, promises};
 use crate::server::prove::prove;
 use crate::server::run::{Ports, run, tls};
-use crate::server::{Node, NodeError, init, signals};
-use crate::storage::readlog::ReadLogError;
+use crate::server::{Node, init, signals};
 
 /// Where the configuration is.
 #[derive(Debug, Args)]
@@ -40,7 +39,7 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 
 impl ConfigArgs {
     pub fn load(&self) -> Result<Config, CliError> {
-        Config::load(self.config.as_deref(), std::env::vars(), &self.set).map_err(|e| CliError::Usage(chain(&e)))
+        Config::load(self.config.as_deref(), std::env::vars(), &self.set).map_err(|e| CliError::Usage(causes(&e)))
     }
 }
 
@@ -119,22 +118,8 @@ pub struct Prove {
     copy: PathBuf,
 }
 
-/// An error with its causes, in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
-}
-
 pub fn unexpected(error: impl std::error::Error) -> CliError {
-    CliError::Unexpected(chain(&error))
+    CliError::Unexpected(causes(&error))
 }
 
 pub async fn init_vault(out: Output, args: Init) -> Result<(), CliError> {
@@ -204,9 +189,9 @@ pub async fn serve(out: Output, args: Serve) -> Result<(), CliError> {
     let swapping = lock_memory();
     if swapping == Swapping::Possible {
         if config.profile == Profile::Strict {
-            return Err(CliError::Usage(format!("profile strict: {}", swapping.advice())));
+            return Err(CliError::Usage(format!("profile strict: {}: {}", swapping.meaning(), swapping.todo())));
         }
-        tracing::warn!("{}", swapping.advice());
+        tracing::warn!("{}: {}", swapping.meaning(), swapping.todo());
     }
     let state = tls(&config).map_err(unexpected)?;
     let stop = signals({
@@ -215,12 +200,12 @@ pub async fn serve(out: Output, args: Serve) -> Result<(), CliError> {
             if let Some(state) = &state
                 && let Err(error) = state.reload()
             {
-                tracing::error!(error = chain(&error), "the certificates were not reloaded");
+                tracing::error!(error = causes(&error), "the certificates were not reloaded");
             }
             match args.load() {
                 Ok(config) => {
                     if let Err(error) = level.set(&config.log.level) {
-                        tracing::error!(error = chain(&error), "the log level was not changed");
+                        tracing::error!(error = causes(&error), "the log level was not changed");
                     }
                 }
                 Err(error) => tracing::error!(%error, "the configuration was not read again"),
@@ -245,94 +230,37 @@ pub async fn healthcheck(out: Output, args: Healthcheck) -> Result<(), CliError>
 
 pub async fn doctor(out: Output, args: Doctor) -> Result<(), CliError> {
     let config = args.config.load()?;
-    // (verdict, what, what to do)
-    let mut rows: Vec<(&str, String, String)> = Vec::new();
-    for problem in config.check() {
-        rows.push(("bad", problem.key, problem.rule));
-    }
-    for path in &config.keeper.paths {
-        for finding in inspect(path, &config.data_dir) {
-            rows.push((if finding.severe() { "bad" } else { "doubtful" }, "keeper.paths".into(), finding.to_string()));
-        }
-    }
-    for finding in look(&config, SystemClock::new().now()) {
-        let verdict = match finding.verdict {
-            Verdict::Good => "good",
-            Verdict::Doubtful => "doubtful",
-            Verdict::Bad => "bad",
-        };
-        rows.push((verdict, finding.about.clone(), finding.text()));
-    }
-    if config.keeper.paths.len() == 1 {
-        let advice = "one replica: a second on another disk keeps the vault when that disk dies";
-        rows.push(("doubtful", "keeper.paths".into(), advice.into()));
-    }
-    if let Some(RootKekSource::File { path }) = &config.root_kek
-        && path.starts_with(&config.data_dir)
-    {
-        rows.push(("bad", "root_kek.path".into(), "the root key lies with the data: a thief of one has both".into()));
-    }
-    let swapping = lock_memory();
-    let verdict = match swapping {
-        Swapping::Possible if config.profile == Profile::Strict => "bad",
-        Swapping::Possible => "doubtful",
-        Swapping::Locked | Swapping::Nowhere => "good",
-    };
-    rows.push((verdict, "memory".into(), swapping.advice().into()));
-    match forbid_dumps() {
-        Ok(()) => rows.push(("good", "core dumps".into(), "switched off by the program".into())),
-        Err(error) => rows.push(("bad", "core dumps".into(), format!("not switched off: {error}; set LimitCORE=0"))),
-    }
-    let clock = Arc::new(SystemClock::new());
-    let opened = match args.accept_audit_loss {
-        true => Node::open_accepting_loss(&config, clock).await,
-        false => Node::open(&config, clock).await,
-    };
-    match opened {
-        Ok(node) => {
-            node.vault.watch_clock().await.map_err(unexpected)?;
-            if args.confirm_clock {
-                node.vault.confirm_clock_here().await.map_err(unexpected)?;
-            }
-            if node.vault.clock_jump().is_some() {
-                let what = "jumped since the vault last saw it: set it, or confirm it with --confirm-clock";
-                rows.push(("bad", "clock".into(), what.into()));
-            }
-            if !node.vault.has_recovery() {
-                let what = "no recovery key: whoever loses keeper or root key loses everyone";
-                rows.push(("doubtful", "recovery".into(), what.into()));
-            }
-            let states = node.keyring.states();
-            for (tenant, state) in &states {
-                if *state != TenantKeyState::Ready && *state != TenantKeyState::TenantErased {
-                    rows.push(("bad", format!("tenant {tenant}"), format!("{}: {}", state.name(), state.advice())));
-                }
-            }
-            let rows_of = node.store.tenants().await.map_err(unexpected)?;
-            let known = node.keyring.keeper().tenants().await.map_err(unexpected)?;
-            for orphan in known.iter().filter(|no| rows_of.iter().all(|row| row.no != **no)) {
-                let what = "only the keeper knows it: its creation was never committed, or the database is older";
-                rows.push(("doubtful", format!("tenant {orphan}"), what.into()));
-            }
-            rows.push(("good", "vault".into(), format!("opens; {} tenants", states.len().saturating_sub(1))));
-            node.close().await;
-        }
-        Err(error @ NodeError::ReadLog(ReadLogError::Truncated { .. } | ReadLogError::Replaced { .. })) => {
-            let what =
-                format!("{}; if its files are gone for good, accept that with --accept-audit-loss", chain(&error));
-            rows.push(("bad", "audit".into(), what));
-        }
-        Err(error) => rows.push(("bad", "vault".into(), chain(&error))),
-    }
-    let bad = rows.iter().filter(|(verdict, ..)| *verdict == "bad").count();
+    let answers = Answers { confirm_clock: args.confirm_clock, accept_audit_loss: args.accept_audit_loss };
+    let findings = examine(&config, answers, Arc::new(SystemClock::new())).await.map_err(CliError::CheckFailed)?;
+    let promises = promises(&config, &findings);
     if out.json {
-        let list: Vec<_> = rows.iter().map(|(v, k, t)| json!({ "verdict": v, "about": k, "finding": t })).collect();
-        out.document(&json!({ "findings": list }))?;
+        let found = findings.iter().map(|f| {
+            let costs: Vec<_> = f.costs.iter().map(|adversary| adversary.id()).collect();
+            json!({ "verdict": f.verdict.as_str(), "about": f.about, "finding": f.because, "change": f.todo, "costs": costs })
+        });
+        let kept = promises.iter().map(|p| {
+            let (id, promise) = (p.adversary.id(), p.adversary.promise());
+            json!({ "adversary": id, "promise": promise, "kept": p.kept.as_str(), "because": p.because, "change": p.change })
+        });
+        out.document(&json!({ "findings": found.collect::<Vec<_>>(), "promises": kept.collect::<Vec<_>>() }))?;
     } else {
-        let table = rows.into_iter().map(|(v, k, t)| vec![v.to_owned(), k, t]).collect();
+        let table = findings.iter().map(|f| vec![f.verdict.as_str().to_owned(), f.about.clone(), f.text()]).collect();
         out.rows(&["VERDICT", "ABOUT", "FINDING"], table)?;
+        out.line("\nWhat the threat model promises, as this vault is set up now:\n")?;
+        for promise in &promises {
+            out.line(&format!("{:>3}  {}", promise.adversary.id(), promise.adversary.promise()))?;
+            let because = if promise.kept == Kept::Yes { "" } else { "because " };
+            out.line(&format!("     {}, {because}{}", promise.kept.as_str(), promise.because))?;
+            if !promise.change.is_empty() {
+                out.line(&format!("     change {}", promise.change))?;
+            }
+        }
     }
-    if bad > 0 { Err(CliError::CheckFailed(format!("{bad} findings are bad"))) } else { Ok(()) }
+    match findings.iter().filter(|finding| finding.verdict == Verdict::Bad).count() {
+        0 => Ok(()),
+        1 => Err(CliError::CheckFailed("1 finding is bad".into())),
+        bad => Err(CliError::CheckFailed(format!("{bad} findings are bad"))),
+    }
 }
 
 /// Go on with a database that is older than the keeper saw it, where that undoes nothing
@@ -353,7 +281,7 @@ pub async fn accept_rollback(out: Output, yes: bool, args: AcceptRollback) -> Re
     let config = args.config.load()?;
     crate::cli::input::confirm(yes, "This goes on without the writes that the older database lacks")?;
     let accepted = Node::accept_rollback(&config, Arc::new(SystemClock::new())).await;
-    let rollback = accepted.map_err(|error| CliError::CheckFailed(chain(&error)))?;
+    let rollback = accepted.map_err(|error| CliError::CheckFailed(causes(&error)))?;
     if out.json {
         return out.document(&json!({ "missing": rollback.missing, "seen_at": rollback.seen_at.rfc3339() }));
     }

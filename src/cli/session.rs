@@ -1,6 +1,7 @@
 //! The connection of one command: TLS, credential, request id, deadline, and the names that the tenant's schema gives to
 //! numbers.
 
+use crate::causes::causes;
 use crate::cli::error::{CliError, LastIds};
 use crate::cli::names::{Names, Noun};
 use crate::cli::output::Output;
@@ -244,7 +245,7 @@ fn endpoint(settings: &Settings) -> Result<Endpoint, CliError> {
         (None, None) => {}
         _ => return Err(CliError::Usage("--client-cert and --client-key belong together".into())),
     }
-    endpoint.tls_config(tls).map_err(|e| CliError::Connect(format!("TLS: {}", chain(&e))))
+    endpoint.tls_config(tls).map_err(|e| CliError::Connect(format!("TLS: {}", causes(&e))))
 }
 
 fn roots(settings: &Settings) -> Result<Vec<u8>, CliError> {
@@ -267,16 +268,6 @@ fn read(path: &Path) -> Result<Vec<u8>, CliError> {
 fn is_loopback(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

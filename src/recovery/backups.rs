@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::causes::causes;
 use crate::clock::{Clock, DAY_MS, Timestamp};
 use crate::ids::*;
 use crate::recovery::catalogue::{self, Archive};
@@ -131,7 +132,7 @@ impl Backups {
             Ok(()) => (OperationStatus::Done, None),
             Err(BackupError::Stopped) => (OperationStatus::Cancelled, None),
             Err(error) => {
-                tracing::error!(error = chain(error), "a backup failed");
+                tracing::error!(error = causes(error), "a backup failed");
                 (OperationStatus::Failed, Some(reason(error).to_owned()))
             }
         };
@@ -250,18 +251,8 @@ fn reason(error: &BackupError) -> &'static str {
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
-
 fn unavailable(error: BackupError) -> VaultError {
-    tracing::warn!(error = chain(&error), "the folder of archives cannot be used");
+    tracing::warn!(error = causes(&error), "the folder of archives cannot be used");
     match error {
         BackupError::DiskFull => VaultError::Store(crate::storage::StoreError::DiskFull),
         _ => VaultError::WrongState("the folder of archives cannot be used; the server's log says why"),

@@ -1,12 +1,19 @@
-//! What a look at a vault's machine finds wrong with its keeper and its archives, and what to do about it. Reads files and
-//! mounts, opens no key.
+//! What a look at a vault and its machine finds wrong, what to do about it, and which promise of the threat model it costs.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::clock::{DAY_MS, Timestamp};
-use crate::config::{Config, Profile};
+use crate::causes::causes;
+use crate::clock::{Clock, DAY_MS, Timestamp};
+use crate::config::{Config, Profile, RootKekSource};
+use crate::keyring::TenantKeyState;
 use crate::keyring::keeper::{Finding as PlaceFinding, inspect};
 use crate::recovery::catalogue;
+use crate::server::hardening::{Swapping, forbid_dumps, lock_memory};
+use crate::server::node::{Node, NodeError};
+use crate::server::promises::Adversary;
+use crate::storage::readlog::ReadLogError;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +21,16 @@ pub enum Verdict {
     Good,
     Doubtful,
     Bad,
+}
+
+impl Verdict {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Verdict::Good => "good",
+            Verdict::Doubtful => "doubtful",
+            Verdict::Bad => "bad",
+        }
+    }
 }
 
 /// One finding: because of what, and what to do.
@@ -24,11 +41,17 @@ pub struct Finding {
     pub because: String,
     /// Empty where it is good.
     pub todo: String,
+    /// Against whom the vault does not do what it promises while this is so.
+    pub costs: &'static [Adversary],
 }
 
 impl Finding {
     fn new(verdict: Verdict, about: &str, because: impl Into<String>, todo: &str) -> Self {
-        Finding { verdict, about: about.into(), because: because.into(), todo: todo.into() }
+        Finding { verdict, about: about.into(), because: because.into(), todo: todo.into(), costs: &[] }
+    }
+
+    fn costing(self, costs: &'static [Adversary]) -> Self {
+        Finding { costs, ..self }
     }
 
     /// Both in a line.
@@ -36,6 +59,10 @@ impl Finding {
         if self.todo.is_empty() { self.because.clone() } else { format!("{}; {}", self.because, self.todo) }
     }
 }
+
+/// What the finding about an opened vault is about, and the one about a vault that could not be opened.
+pub const OPENS: &str = "vault";
+pub const NOT_OPEN: &str = "start";
 
 /// Without a new archive for so long the nightly job does not do its work.
 const ARCHIVE_DAYS: i64 = 2;
@@ -73,19 +100,49 @@ const TOOL_PLACES: &[&str] = &[
 const TOOLS: &[&str] =
     &["borg", "restic", "rsync", "rsnapshot", "duplicity", "tar ", "kopia", "rclone", "cp -a", "cp -r", "dump "];
 
-/// Everything that can be found without opening the vault.
-pub fn look(config: &Config, now: Timestamp) -> Vec<Finding> {
-    let mut found = Vec::new();
+/// What an operator says beside the look.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Answers {
+    /// The machine's clock is right as it is now.
+    pub confirm_clock: bool,
+    /// The read audit is what it is now.
+    pub accept_audit_loss: bool,
+}
+
+/// Looks at configuration, machine, archives and, unless a server has it open, the vault itself.
+///
+/// # Errors
+/// That of the store, once the vault is open.
+pub async fn examine(config: &Config, answers: Answers, clock: Arc<dyn Clock>) -> Result<Vec<Finding>, String> {
+    let mut found = look(config, clock.now());
+    found.extend(memory(config));
+    found.extend(open(config, answers, clock).await?);
+    Ok(found)
+}
+
+/// Everything that can be found in files and mounts.
+fn look(config: &Config, now: Timestamp) -> Vec<Finding> {
+    let mut found: Vec<Finding> =
+        config.check().into_iter().map(|p| Finding::new(Verdict::Bad, &p.key, p.rule, "")).collect();
     for path in &config.keeper.paths {
+        found.extend(inspect(path, &config.data_dir).into_iter().map(|place| {
+            let verdict = if place.severe() { Verdict::Bad } else { Verdict::Doubtful };
+            let costs = keeper_costs(&place);
+            Finding::new(verdict, "keeper.paths", place.to_string(), keeper_todo(&place)).costing(costs)
+        }));
         for tool in copied_by(Path::new("/"), path) {
-            found.push(Finding::new(
-                Verdict::Bad,
-                "keeper.paths",
-                format!("{tool} copies {}: each copy brings erased people back", path.display()),
-                "leave the keeper out there, delete the copies, then rotate the root key and destroy the old one",
-            ));
+            let because = format!("{tool} copies {}: each copy brings erased people back", path.display());
+            let todo =
+                "leave the keeper out there, delete the copies, then rotate the root key and destroy the old one";
+            found.push(Finding::new(Verdict::Bad, "keeper.paths", because, todo).costing(&[Adversary::PresentKeys]));
         }
     }
+    if config.keeper.paths.len() == 1 {
+        let todo = "a second on another disk keeps the vault when that disk dies";
+        found.push(Finding::new(Verdict::Doubtful, "keeper.paths", "there is one replica", todo));
+    }
+    found.extend(root_key(config));
+    found.extend(network(config));
     found.extend(archives(&config.backups_dir(), now, i64::from(config.backup.horizon_days)));
     found.extend(drills(&config.backups_dir().join(catalogue::DRILLS), now));
     if !config.backup.nightly {
@@ -93,6 +150,127 @@ pub fn look(config: &Config, now: Timestamp) -> Vec<Finding> {
         found.push(Finding::new(Verdict::Doubtful, "backup.nightly", "the nightly backup is off", todo));
     }
     found
+}
+
+fn keeper_costs(place: &PlaceFinding) -> &'static [Adversary] {
+    match place {
+        PlaceFinding::UnderData | PlaceFinding::FileSystem { .. } | PlaceFinding::DataJournal => {
+            &[Adversary::PresentKeys]
+        }
+        PlaceFinding::Volatile => &[Adversary::Faults],
+        PlaceFinding::SameDevice
+        | PlaceFinding::Exposed { .. }
+        | PlaceFinding::NoCacheTag
+        | PlaceFinding::Unreadable { .. } => &[],
+    }
+}
+
+fn keeper_todo(place: &PlaceFinding) -> &'static str {
+    match place {
+        PlaceFinding::UnderData => "name a folder outside of data_dir",
+        PlaceFinding::SameDevice => "name a folder on a disk of its own",
+        PlaceFinding::FileSystem { .. } => "name a folder on ext4 or xfs, without snapshots below it",
+        PlaceFinding::DataJournal => "mount it with data=ordered",
+        PlaceFinding::Volatile => "name a folder on a disk",
+        PlaceFinding::Exposed { .. } => "take the rights of others away with chmod",
+        PlaceFinding::NoCacheTag => "start the server once: it writes the file",
+        PlaceFinding::Unreadable { .. } => "see to its mode and its mount, or run `pii-vault init` first",
+    }
+}
+
+/// Whether who takes the data away takes the root key along.
+fn root_key(config: &Config) -> Option<Finding> {
+    const TODO: &str = "use a systemd credential bound to the TPM, a passphrase, or a file on another disk";
+    let Some(RootKekSource::File { path }) = &config.root_kek else { return None };
+    let device = |path: &Path| std::fs::metadata(path).map(|meta| meta.dev()).ok();
+    let (verdict, because) = if path.starts_with(&config.data_dir) {
+        (Verdict::Bad, "the root key lies with the data: a thief of one has both")
+    } else if device(path).is_some() && device(path) == device(&config.data_dir) {
+        (Verdict::Doubtful, "the root key's file is on the same file system as the data: a thief of that disk has both")
+    } else {
+        return None;
+    };
+    Some(Finding::new(verdict, "root_kek", because, TODO).costing(&[Adversary::DiskThief]))
+}
+
+fn network(config: &Config) -> Option<Finding> {
+    let open = config.tls.is_none() && !config.listen.address.ip().is_loopback();
+    let because = "values go over the network in clear, unless a proxy before this port does TLS";
+    open.then(|| {
+        Finding::new(Verdict::Doubtful, "listen", because, "add a [tls] section").costing(&[Adversary::Observer])
+    })
+}
+
+/// Where keys in memory can go.
+fn memory(config: &Config) -> Vec<Finding> {
+    let swapping = lock_memory();
+    let (verdict, todo) = match swapping {
+        Swapping::Possible if config.profile == Profile::Strict => (Verdict::Bad, swapping.todo()),
+        Swapping::Possible => (Verdict::Doubtful, swapping.todo()),
+        Swapping::Locked | Swapping::Nowhere => (Verdict::Good, ""),
+    };
+    let swap = Finding::new(verdict, "memory", swapping.meaning(), todo);
+    let dumps = match forbid_dumps() {
+        Ok(()) => Finding::new(Verdict::Good, "core dumps", "switched off by the program", ""),
+        Err(error) => {
+            let because = format!("not switched off: {error}");
+            Finding::new(Verdict::Bad, "core dumps", because, "set LimitCORE=0").costing(&[Adversary::Host])
+        }
+    };
+    let swap = if verdict == Verdict::Good { swap } else { swap.costing(&[Adversary::Host]) };
+    vec![swap, dumps]
+}
+
+/// Opens the vault as a start does, and looks at its tenants.
+async fn open(config: &Config, answers: Answers, clock: Arc<dyn Clock>) -> Result<Vec<Finding>, String> {
+    let opened = match answers.accept_audit_loss {
+        true => Node::open_accepting_loss(config, clock).await,
+        false => Node::open(config, clock).await,
+    };
+    let node = match opened {
+        Ok(node) => node,
+        Err(error @ NodeError::ReadLog(ReadLogError::Truncated { .. } | ReadLogError::Replaced { .. })) => {
+            let todo = "if its files are gone for good, accept that with --accept-audit-loss";
+            let costs = &[Adversary::Administrator, Adversary::Faults];
+            return Ok(vec![Finding::new(Verdict::Bad, "audit", causes(&error), todo).costing(costs)]);
+        }
+        Err(error) => return Ok(vec![Finding::new(Verdict::Bad, NOT_OPEN, causes(&error), "")]),
+    };
+    let found = tenants(&node, answers).await;
+    node.close().await;
+    found
+}
+
+async fn tenants(node: &Node, answers: Answers) -> Result<Vec<Finding>, String> {
+    let mut found = Vec::new();
+    node.vault.watch_clock().await.map_err(|error| error.to_string())?;
+    if answers.confirm_clock {
+        node.vault.confirm_clock_here().await.map_err(|error| error.to_string())?;
+    }
+    if node.vault.clock_jump().is_some() {
+        let todo = "set it, or confirm it with --confirm-clock";
+        found.push(Finding::new(Verdict::Bad, "clock", "it jumped since the vault last saw it", todo));
+    }
+    if !node.vault.has_recovery() {
+        let because = "there is no recovery key: whoever loses keeper or root key loses everyone";
+        found.push(Finding::new(Verdict::Doubtful, "recovery", because, "run `pii-vault recovery add`"));
+    }
+    let states = node.keyring.states();
+    for (tenant, state) in &states {
+        if *state != TenantKeyState::Ready && *state != TenantKeyState::TenantErased {
+            let about = format!("tenant {tenant}");
+            let costs = &[Adversary::Administrator, Adversary::Faults];
+            found.push(Finding::new(Verdict::Bad, &about, state.name(), state.advice()).costing(costs));
+        }
+    }
+    let rows = node.store.tenants().await.map_err(|error| error.to_string())?;
+    let known = node.keyring.keeper().tenants().await.map_err(|error| error.to_string())?;
+    for orphan in known.iter().filter(|no| rows.iter().all(|row| row.no != **no)) {
+        let because = "only the keeper knows it: its creation was never committed, or the database is older";
+        found.push(Finding::new(Verdict::Doubtful, &format!("tenant {orphan}"), because, ""));
+    }
+    found.push(Finding::new(Verdict::Good, OPENS, format!("opens; {} tenants", states.len().saturating_sub(1)), ""));
+    Ok(found)
 }
 
 /// What keeps a vault of profile `strict` from being served: places where overwriting does not destroy, or where a copy
@@ -183,7 +361,7 @@ fn archives(backups: &Path, now: Timestamp, horizon_days: i64) -> Vec<Finding> {
     for archive in all.iter().filter(|archive| archive.expired(now, horizon_days)) {
         let because = format!("{} is past its horizon of {horizon_days} days", archive.name);
         let todo = "run `pii-vault backup prune`; the newest one stays until there is a newer";
-        found.push(Finding::new(Verdict::Bad, ABOUT, because, todo));
+        found.push(Finding::new(Verdict::Bad, ABOUT, because, todo).costing(&[Adversary::PresentKeys]));
     }
     for archive in &all {
         if let Err(error) = &archive.manifest {

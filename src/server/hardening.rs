@@ -19,14 +19,20 @@ pub enum Swapping {
 }
 
 impl Swapping {
-    /// What it means and, where there is something to do, what.
-    pub fn advice(self) -> &'static str {
+    /// What it means for keys.
+    pub fn meaning(self) -> &'static str {
         match self {
             Swapping::Locked => "pages are locked in memory",
             Swapping::Nowhere => "this machine, or the control group, has no swap",
-            Swapping::Possible => {
-                "keys may be swapped out: switch swap off, or give the service LimitMEMLOCK=infinity or MemorySwapMax=0"
-            }
+            Swapping::Possible => "keys may be swapped out",
+        }
+    }
+
+    /// What to do about it; empty where there is nothing.
+    pub fn todo(self) -> &'static str {
+        match self {
+            Swapping::Possible => "switch swap off, or give the service LimitMEMLOCK=infinity or MemorySwapMax=0",
+            Swapping::Locked | Swapping::Nowhere => "",
         }
     }
 }

@@ -12,6 +12,7 @@ mod net;
 
 mod backup;
 mod disks;
+mod doctor;
 mod kill;
 mod lost;
 mod memory;

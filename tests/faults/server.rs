@@ -169,9 +169,15 @@ impl Place {
 
     /// Starts the program and waits until a call is answered; also how long that took.
     pub async fn serve(&self) -> (Server, Duration) {
+        self.serve_as(&[], env!("CARGO_BIN_EXE_pii-vault")).await
+    }
+
+    /// The same with that file of the program, behind the words of another command that runs it.
+    pub async fn serve_as(&self, before: &[String], program: &str) -> (Server, Duration) {
         let log = std::fs::File::options().create(true).append(true).open(self.dir.path().join("server.log")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pii-vault"));
-        command.arg("serve").arg("--config").arg(self.config_file());
+        let mut words = before.iter().map(String::as_str).chain([program, "serve", "--config"]);
+        let mut command = Command::new(words.next().expect("the program"));
+        command.args(words).arg(self.config_file());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let from = Instant::now();
         let mut process = command.spawn().expect("the program");

@@ -197,7 +197,7 @@ pub async fn serve(dir: &Path) -> Result<(), BenchError> {
                 "retagged": report.decided_again.retagged,
                 "seconds": seconds,
             }),
-            Err(error) => json!({ "error": crate::cli::server::chain(&error) }),
+            Err(error) => json!({ "error": crate::causes::causes(&error) }),
         });
     }
     Ok(())
