@@ -19,14 +19,16 @@ need() { # need COMMAND PACKAGE: a Debian package that brings the command
 need cc gcc
 need python3 python3
 need strace strace
+need systemd-analyze systemd
+need promtool prometheus
 
-# The examples in Python use grpcio; it lives in an environment of its own beside the build.
+# The examples in Python use grpcio, the test of the systemd unit libseccomp; they live in an environment beside the build.
 target="${CARGO_TARGET_DIR:-target}"
 mkdir -p "$target"
 export PII_VAULT_TEST_PYTHON="$(cd "$target" && pwd)/python/bin/python"
-if ! "$PII_VAULT_TEST_PYTHON" -c 'import grpc, grpc_tools' 2>/dev/null; then
+if ! "$PII_VAULT_TEST_PYTHON" -c 'import grpc, grpc_tools, pyseccomp' 2>/dev/null; then
   python3 -m venv "$target/python"
-  "$target/python/bin/pip" -q install --disable-pip-version-check 'grpcio==1.85.1' 'grpcio-tools==1.85.1'
+  "$target/python/bin/pip" -q install --disable-pip-version-check 'grpcio==1.85.1' 'grpcio-tools==1.85.1' 'pyseccomp==0.1.2'
 fi
 
 log="$(mktemp)"

@@ -16,6 +16,7 @@ mod doctor;
 mod kill;
 mod lost;
 mod memory;
+mod sandbox;
 mod server;
 
 /// CI's count, or the full one where it is asked for.
