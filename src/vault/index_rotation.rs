@@ -11,7 +11,7 @@ use crate::audit::{Action, Outcome};
 use crate::auth;
 use crate::clock::{DAY_MS, Timestamp};
 use crate::ids::*;
-use crate::keyring::{SecretKind, SwapOp, secret_slot};
+use crate::keyring::{SecretKind, SwapOp};
 use crate::policy::value::normalize;
 use crate::storage::*;
 use crate::vault::Vault;
@@ -22,11 +22,10 @@ use crate::vault::operation::{Operation, OperationKind, OperationStatus, put_ope
 use crate::vault::read::{entry_place, open_value};
 use crate::vault::record::{Owner, RecordView};
 use crate::vault::request::Request;
+use crate::vault::secret_drop::{Rotated, SETTLED_MS};
 use crate::vault::tenant::TenantSettings;
 use crate::vault::to_json;
 
-/// Calls that began before the switch have ended after so long: only then is the old secret dropped.
-const SETTLED_MS: i64 = 600_000;
 /// Days before the horizon at which a rotation begins.
 const AHEAD_DAYS: i64 = 1;
 /// Oldest root of a tenant, in days.
@@ -187,61 +186,10 @@ impl Vault {
         if self.store.count_terms(tenant, old).await? > 0 {
             return Ok(Progress { done, more: true });
         }
-        self.drop_index(call, old, &state, revision).await?;
+        let rotated = Rotated { kind: SecretKind::Index, old, operation: state.operation, state: (INDEX, revision) };
+        let finish = |operation| Operation { cursor: None, ..operation };
+        self.drop_secret(call, &rotated, |settings| &mut settings.index_retiring, finish).await?;
         Ok(Progress { done: done + 1, more: false })
-    }
-
-    /// The last step: the old secret's slot is dropped.
-    async fn drop_index(
-        &self,
-        call: &Call,
-        old: SecretVersion,
-        state: &Retagging,
-        revision: Revision,
-    ) -> Result<(), VaultError> {
-        let tenant = call.tenant.no;
-        for _ in 0..6 {
-            let rows = self.store.tenants().await?;
-            let row = rows.into_iter().find(|row| row.no == tenant).ok_or(VaultError::NotFound)?;
-            let mut settings: TenantSettings = serde_json::from_slice(&row.body).map_err(|_| VaultError::DataLoss)?;
-            if settings.index_retiring != Some(old) {
-                return Err(VaultError::Conflict);
-            }
-            settings.index_retiring = None;
-            let (former, at) = self.operation(tenant, state.operation).await?;
-            let next = Operation {
-                status: OperationStatus::Done,
-                cursor: None,
-                updated: call.now,
-                generation: Some(Generation(row.generation.0 + 1)),
-                ..former.clone()
-            };
-            let mut change = ChangeSet::default();
-            change.require(Precondition::TenantSettingsAt { tenant, revision: row.revision });
-            let (body, next_revision) = (to_json(&settings), Revision(row.revision.0 + 1));
-            change.change(Mutation::SetTenantSettings { tenant, body, revision: next_revision });
-            put_operation(tenant, &next, Some((&former, at)), &mut change);
-            let (kind, key) = (ObjectKind::Setting, INDEX.to_vec());
-            change.require(Precondition::ObjectAt { tenant, kind, key: key.clone(), revision });
-            change.change(Mutation::DeleteObject { tenant, kind, key });
-            let mut entry = call.record(Action::RotateKeys, Outcome::Ok);
-            entry.operation = Some(next.id);
-            change.note(tenant, entry.to_bytes());
-            let slots = vec![secret_slot(SecretKind::Index, old)];
-            match self.keyring.swap(tenant, SwapOp { slots, change, ledger: Vec::new() }).await {
-                Ok(_) => {
-                    self.reload_tenant(tenant).await?;
-                    return Ok(());
-                }
-                Err(crate::keyring::SwapError::Conflict(_)) => {}
-                Err(error @ crate::keyring::SwapError::Unfinished { .. }) => {
-                    self.reload_tenant(tenant).await?;
-                    return Err(error.into());
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(VaultError::Conflict)
     }
 
     /// Tags of these subjects under the new version, in one change; one by one where somebody writes beside us.

@@ -44,6 +44,7 @@ pub mod rights;
 pub mod roles;
 pub mod rollback;
 pub mod schedule;
+mod secret_drop;
 pub mod signers;
 pub mod subject;
 pub mod subject_limit;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::audit::{Action, Outcome};
 use crate::clock::{DAY_MS, Timestamp};
 use crate::ids::*;
-use crate::keyring::{SecretKind, SwapError, SwapOp, secret_slot};
+use crate::keyring::SecretKind;
 use crate::storage::*;
 use crate::vault::Vault;
 use crate::vault::call::Call;
@@ -16,12 +16,11 @@ use crate::vault::error::VaultError;
 use crate::vault::expiry::Progress;
 use crate::vault::operation::{Operation, OperationKind, OperationStatus, put_operation};
 use crate::vault::request::Request;
+use crate::vault::secret_drop::{Rotated, SETTLED_MS};
 use crate::vault::tenant::TenantSettings;
 use crate::vault::to_json;
 
 const PEPPER: &[u8] = b"pepper-rotation";
-/// Calls that began before the switch have ended after so long: only then is the old pepper dropped.
-const SETTLED_MS: i64 = 600_000;
 
 /// How far a rotation is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -127,7 +126,10 @@ impl Vault {
         }
         let left = self.pepper_left(call).await?.map_or(0, |(_, left)| left);
         if left == 0 || over {
-            self.drop_pepper(call, old, &state, revision, left).await?;
+            let (kind, operation) = (SecretKind::PasswordPepper, state.operation);
+            let rotated = Rotated { kind, old, operation, state: (PEPPER, revision) };
+            let finish = |operation| Operation { total: left, ..operation };
+            self.drop_secret(call, &rotated, |settings| &mut settings.pepper_retiring, finish).await?;
             progress.done += 1;
             return Ok(progress);
         }
@@ -139,60 +141,6 @@ impl Vault {
         put_operation(tenant, &next, Some((&former, at)), &mut change);
         self.store.commit(change).await?;
         Ok(progress)
-    }
-
-    /// The last step: the old pepper's slot is dropped.
-    async fn drop_pepper(
-        &self,
-        call: &Call,
-        old: SecretVersion,
-        state: &Peppering,
-        revision: Revision,
-        left: u64,
-    ) -> Result<(), VaultError> {
-        let tenant = call.tenant.no;
-        for _ in 0..6 {
-            let rows = self.store.tenants().await?;
-            let row = rows.into_iter().find(|row| row.no == tenant).ok_or(VaultError::NotFound)?;
-            let mut settings: TenantSettings = serde_json::from_slice(&row.body).map_err(|_| VaultError::DataLoss)?;
-            if settings.pepper_retiring != Some(old) {
-                return Err(VaultError::Conflict);
-            }
-            settings.pepper_retiring = None;
-            let (former, at) = self.operation(tenant, state.operation).await?;
-            let next = Operation {
-                status: OperationStatus::Done,
-                total: left,
-                updated: call.now,
-                generation: Some(Generation(row.generation.0 + 1)),
-                ..former.clone()
-            };
-            let mut change = ChangeSet::default();
-            change.require(Precondition::TenantSettingsAt { tenant, revision: row.revision });
-            let (body, next_revision) = (to_json(&settings), Revision(row.revision.0 + 1));
-            change.change(Mutation::SetTenantSettings { tenant, body, revision: next_revision });
-            put_operation(tenant, &next, Some((&former, at)), &mut change);
-            let (kind, key) = (ObjectKind::Setting, PEPPER.to_vec());
-            change.require(Precondition::ObjectAt { tenant, kind, key: key.clone(), revision });
-            change.change(Mutation::DeleteObject { tenant, kind, key });
-            let mut entry = call.record(Action::RotateKeys, Outcome::Ok);
-            entry.operation = Some(next.id);
-            change.note(tenant, entry.to_bytes());
-            let slots = vec![secret_slot(SecretKind::PasswordPepper, old)];
-            match self.keyring.swap(tenant, SwapOp { slots, change, ledger: Vec::new() }).await {
-                Ok(_) => {
-                    self.reload_tenant(tenant).await?;
-                    return Ok(());
-                }
-                Err(SwapError::Conflict(_)) => {}
-                Err(error @ SwapError::Unfinished { .. }) => {
-                    self.reload_tenant(tenant).await?;
-                    return Err(error.into());
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(VaultError::Conflict)
     }
 }
 
