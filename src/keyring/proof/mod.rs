@@ -2,6 +2,10 @@
 //! histories. `PII_VAULT_FULL=1 cargo test --release --lib keyring::proof` runs the full counts; without it CI's small
 //! ones. `PII_VAULT_SEED=n` or `=a..b` chooses the oracle's histories.
 
+use futures_util::FutureExt as _;
+
+use world::Mutant;
+
 mod archive;
 mod crash;
 mod oracle;
@@ -13,6 +17,37 @@ mod world;
 /// CI's count, or the full one where it is asked for.
 fn count(small: u64, full: u64) -> u64 {
     if std::env::var_os("PII_VAULT_FULL").is_some() { full } else { small }
+}
+
+/// Plays histories, and answers the seeds of those that showed something wrong, with what; the first one of a mutant.
+async fn run<F: Future<Output = Result<(), String>>>(
+    seeds: std::ops::Range<u64>,
+    mutant: Option<Mutant>,
+    history: impl Fn(u64, Option<Mutant>) -> F,
+) -> Vec<(u64, String)> {
+    let mut found = Vec::new();
+    for seed in seeds {
+        // A panic names its seed too.
+        let life = std::panic::AssertUnwindSafe(history(seed, mutant)).catch_unwind().await;
+        if let Err(what) = life.unwrap_or_else(|_| Err("a panic".into())) {
+            found.push((seed, what));
+            if mutant.is_some() {
+                break;
+            }
+        }
+    }
+    found
+}
+
+/// A mutant must be found within a few histories, for the right reason.
+async fn must_catch<F: Future<Output = Result<(), String>>>(
+    mutant: Mutant,
+    what: &str,
+    history: impl Fn(u64, Option<Mutant>) -> F,
+) {
+    let found = run(1000..1060, Some(mutant), history).await;
+    let (seed, said) = found.first().unwrap_or_else(|| panic!("the oracle did not notice {mutant:?}"));
+    assert!(said.contains(what), "seed {seed}: {said}");
 }
 
 /// A seeded die (SplitMix64): the same seed rolls the same history.

@@ -194,7 +194,6 @@ impl World {
         let setting = RecoverySetting::new(VAULT, &[recovery[0].recipient()], clock.now());
         let archive = KeyArchive::new(tmp.path().join("keys"), VAULT, None, HORIZON_DAYS, clock.clone());
         archive.put_setting(setting.clone()).unwrap();
-        archive.lies.store(mutant == Some(Mutant::Uncovered), std::sync::atomic::Ordering::Relaxed);
         let options = Self::options(&clock, &stop, archive);
         let (vault_row, with) = (tenant_row(TenantNo::VAULT, "vault"), ChangeSet::default());
         let kek_now = RootKek::from_bytes(&kek);
