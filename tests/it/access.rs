@@ -46,11 +46,6 @@ fn role(call: &Call, text: &str) -> RoleNo {
     call.tenant.policy().unwrap().role_by_name(&name(text)).unwrap().no
 }
 
-/// How many rounds: a few where every commit is tested, all of them on demand.
-fn rounds(few: usize, all: usize) -> usize {
-    if std::env::var_os("PII_VAULT_FULL").is_some() { all } else { few }
-}
-
 fn read_service(call: &Call, fields: &[&str]) -> NewGrant {
     NewGrant {
         classes: vec![],

@@ -24,11 +24,6 @@ use crate::net::*;
 
 type Client = pb::credential_service_client::CredentialServiceClient<Channel>;
 
-/// How many rounds: a few where every commit is tested, all of them on demand.
-fn rounds(few: usize, all: usize) -> usize {
-    if std::env::var_os("PII_VAULT_FULL").is_some() { all } else { few }
-}
-
 fn client(running: &Running) -> Client {
     Client::new(running.channel.clone())
 }

@@ -11,7 +11,7 @@ use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, FileDescriptorSet};
 use tonic::Code;
 
-use crate::harness::JINA;
+use crate::harness::{JINA, rounds};
 use crate::matrix::call;
 use crate::net::*;
 
@@ -111,7 +111,7 @@ async fn t40_no_message_makes_a_handler_panic() {
     let (key, operator) = (running.key(tenant, "app").await, running.operator_key("root").await);
     let set = FileDescriptorSet::decode(pb::DESCRIPTOR_SET).unwrap();
     let types = types(&set);
-    let rounds = if std::env::var_os("PII_VAULT_FULL").is_some() { 2_000 } else { 8 };
+    let rounds = rounds(8, 2_000);
     let (mut dice, mut answered, mut refused) = (Dice(40), 0, 0);
     for file in &set.file {
         for service in &file.service {

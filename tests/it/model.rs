@@ -14,7 +14,7 @@ use pii_vault::ids::TenantNo;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
-use crate::harness::{START, TestVault};
+use crate::harness::{START, TestVault, rounds};
 use crate::net::*;
 
 const POLICY: &str = include_str!("../policies/sound.toml");
@@ -360,9 +360,9 @@ async fn play(steps: Vec<Step>) {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if std::env::var_os("PII_VAULT_FULL").is_some() { 2_000 } else { 8 },
+        cases: rounds(8, 2_000),
         // The same histories each time where every commit is tested, new ones on demand.
-        rng_seed: if std::env::var_os("PII_VAULT_FULL").is_some() { RngSeed::Random } else { RngSeed::Fixed(7) },
+        rng_seed: rounds(RngSeed::Fixed(7), RngSeed::Random),
         max_shrink_iters: 60, failure_persistence: None, ..ProptestConfig::default()
     })]
     #[test]

@@ -23,12 +23,9 @@ use crate::harness::*;
 use crate::net::*;
 
 const POLICY: &str = include_str!("../policies/sound.toml");
-/// Rounds of a race in CI.
-const ROUNDS: usize = 25;
-
-fn rounds() -> usize {
-    if std::env::var_os("PII_VAULT_FULL").is_some() { 300 } else { ROUNDS }
-}
+/// Rounds of a race in CI, and at full counts.
+const FEW: usize = 25;
+const ALL: usize = 300;
 
 /// Waits somewhere between nothing and `most` microseconds, so that each round meets in another order.
 async fn somewhere(most: u64) {
@@ -82,7 +79,7 @@ async fn a_hold_placed_before_a_bucket_ends_keeps_what_is_in_it() {
         .await
         .expect("hold");
 
-    for round in 0..rounds() {
+    for round in 0..rounds(FEW, ALL) {
         let call = t.call(tenant);
         let subject = format!("usr_{round}");
         let email = put(&call, &subject, &[("email", &format!("{subject}@example.com"))]);
@@ -125,7 +122,7 @@ async fn what_is_appended_beside_an_erasure_is_refused_or_held() {
     let t = TestVault::new().await;
     let tenant = t.tenant("jina-connect", JINA).await;
     let call = t.call(tenant);
-    let subjects: Vec<String> = (0..rounds()).map(|n| format!("usr_{n}")).collect();
+    let subjects: Vec<String> = (0..rounds(FEW, ALL)).map(|n| format!("usr_{n}")).collect();
     for subject in &subjects {
         person(&t, &call, subject).await;
         invoice(&t, &call, subject).await;
