@@ -2,6 +2,7 @@
 //! or an unread answer, and the metrics. The order is: refuse what is not gRPC, take a place, then let the service see it.
 
 use crate::grpc::deadline::{REQUEST_ID_HEADER, RequestId, allowed_time, client_timeout};
+use crate::grpc::direct;
 use crate::grpc::limits::{ByteGate, CallGate, HeldBytes, NetworkOptions};
 use crate::grpc::reason::Reason;
 use crate::grpc::status::{bad_fields, busy, closing, deadline_exceeded, internal, not_found, status};
@@ -84,7 +85,7 @@ impl MethodTable {
                             path,
                             streaming: method.client_streaming() || method.server_streaming(),
                             always: path == "/grpc.health.v1.Health/Check",
-                            short: path == crate::grpc::direct::GET_FIELDS,
+                            short: [direct::GET_FIELDS, direct::VERIFY_API_KEY].contains(&path),
                             seconds: metrics::histogram!(telemetry::CALL_SECONDS, "method" => path),
                             codes: Default::default(),
                         };

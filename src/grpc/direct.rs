@@ -1,6 +1,6 @@
-//! The shortest way for the call that is made most: GetFields is decoded, answered and encoded here, without the routing,
-//! the boxes and the buffers that the general machinery needs for any method. Whatever is not the ordinary case (a message
-//! in pieces, compressed, not decodable) goes the general way, byte for byte as it came.
+//! The shortest way for the calls that are made most: GetFields and VerifyApiKey are decoded, answered and encoded here,
+//! without the routing, the boxes and the buffers that the general machinery needs for any method. Whatever is not the
+//! ordinary case (a message in pieces, compressed, not decodable) goes the general way, byte for byte as it came.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -20,10 +20,10 @@ use tonic::service::Routes;
 
 use crate::grpc::identity::Api;
 use crate::grpc::limits::{MAX_DECODE_BYTES, MAX_ENCODE_BYTES};
-use crate::grpc::pb;
 
-/// The path that is answered here.
+/// The paths that are answered here.
 pub const GET_FIELDS: &str = "/pii.vault.v1.RecordService/GetFields";
+pub const VERIFY_API_KEY: &str = "/pii.vault.v1.CredentialService/VerifyApiKey";
 /// Flag and length before a message.
 const PREFIX: usize = 5;
 
@@ -63,20 +63,36 @@ impl tower::Service<Request<Body>> for Services {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        match &self.api {
-            Some(api) if request.uri().path() == GET_FIELDS && !request.headers().contains_key("grpc-encoding") => {
-                Box::pin(get_fields(api.clone(), self.routes.clone(), request))
+        let plain = !request.headers().contains_key("grpc-encoding");
+        match (self.api.as_ref().filter(|_| plain), request.uri().path()) {
+            (Some(api), GET_FIELDS) => {
+                let api = api.clone();
+                Box::pin(direct(self.routes.clone(), request, async move |asked| api.read_fields(asked).await))
+            }
+            (Some(api), VERIFY_API_KEY) => {
+                let api = api.clone();
+                Box::pin(direct(self.routes.clone(), request, async move |asked| api.check_api_key(asked).await))
             }
             _ => Box::pin(tower::Service::call(&mut self.routes, request)),
         }
     }
 }
 
-async fn get_fields(api: Arc<Api>, mut routes: Routes, request: Request<Body>) -> Result<Response<Body>, Infallible> {
+/// Answers by `run` what is one whole message, and anything else by the routes.
+async fn direct<Q, A, F>(
+    mut routes: Routes,
+    request: Request<Body>,
+    run: impl FnOnce(tonic::Request<Q>) -> F,
+) -> Result<Response<Body>, Infallible>
+where
+    Q: Message + Default,
+    A: Message,
+    F: Future<Output = Result<A, Status>>,
+{
     let (parts, mut body) = request.into_parts();
     let first = body.frame().await;
     let whole = match &first {
-        Some(Ok(frame)) => frame.data_ref().and_then(message),
+        Some(Ok(frame)) => frame.data_ref().and_then(message::<Q>),
         _ => None,
     };
     // Some clients end the stream by a frame of its own.
@@ -88,18 +104,18 @@ async fn get_fields(api: Arc<Api>, mut routes: Routes, request: Request<Body>) -
     drop(body);
     let metadata = MetadataMap::from_headers(parts.headers);
     let request = tonic::Request::from_parts(metadata, parts.extensions, message);
-    Ok(match api.read_fields(request).await.and_then(|answer| encode(&answer)) {
+    Ok(match run(request).await.and_then(|answer| encode(&answer)) {
         Ok(data) => answer(data),
         Err(status) => status.into_http(),
     })
 }
 
 /// The one message of a frame, if it is whole, plain and decodable.
-fn message(frame: &Bytes) -> Option<pb::GetFieldsRequest> {
+fn message<Q: Message + Default>(frame: &Bytes) -> Option<Q> {
     let (prefix, message) = frame.split_first_chunk::<PREFIX>()?;
     let [flag, length @ ..] = *prefix;
     let whole = flag == 0 && u32::from_be_bytes(length) as usize == message.len() && message.len() <= MAX_DECODE_BYTES;
-    whole.then(|| pb::GetFieldsRequest::decode(message).ok())?
+    whole.then(|| Q::decode(message).ok())?
 }
 
 /// The message with its prefix, in one buffer of its size.
@@ -173,11 +189,13 @@ impl http_body::Body for Replay {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::grpc::pb;
 
     #[test]
     fn only_one_whole_plain_message_is_taken() {
         let asked = pb::GetFieldsRequest { view: 1, ..Default::default() };
         let whole = encode(&asked).unwrap();
+        let message = message::<pb::GetFieldsRequest>;
         assert_eq!(message(&whole), Some(asked));
         assert_eq!(message(&whole.slice(..whole.len() - 1)), None);
         let with = |at: usize, byte: u8| {

@@ -5,9 +5,10 @@ use std::collections::HashMap;
 
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use zeroize::Zeroizing;
 
+use crate::auth::KeyPepper;
 use crate::clock::Timestamp;
 use crate::crypto::aad::{Aad, Kind};
 use crate::crypto::aead::Cipher;
@@ -127,6 +128,8 @@ pub struct Tenant {
     index: Vec<(SecretVersion, HashMap<FieldNo, IndexKey>)>,
     /// Where the expiry key of each live bucket lies; shared by all versions of this tenant in memory.
     pub expiries: Arc<RwLock<HashMap<(ClassNo, Bucket), KeyRef>>>,
+    /// Of the texts of its users' API keys; derived from a secret of the vault's own when the first is made or checked.
+    pub(crate) api_key_pepper: OnceLock<Arc<KeyPepper>>,
 }
 
 impl Tenant {
@@ -169,6 +172,7 @@ impl Tenant {
             finders: Arc::new(finders),
             index,
             expiries: Arc::new(RwLock::new(expiries)),
+            api_key_pepper: OnceLock::new(),
             row,
         })
     }

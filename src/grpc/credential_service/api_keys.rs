@@ -119,10 +119,11 @@ impl Api {
         Ok(Response::new(pb::IssueApiKeyResponse { api_key, text }))
     }
 
-    pub(super) async fn verify_api_key_call(
+    /// The whole of VerifyApiKey, which the shortest way ([`crate::grpc::direct`]) answers too.
+    pub(crate) async fn check_api_key(
         &self,
         request: Request<pb::VerifyApiKeyRequest>,
-    ) -> Answer<pb::VerifyApiKeyResponse> {
+    ) -> Result<pb::VerifyApiKeyResponse, Status> {
         let call = self.enter(&request, Scope::Tenant).await?;
         let message = request.into_inner();
         let text = Zeroizing::new(message.text);
@@ -135,7 +136,7 @@ impl Api {
             answer.scope_ids = found.scopes.iter().map(|no| u32::from(*no)).collect();
             answer.expire_time = found.expires.map(wire_time);
         }
-        Ok(Response::new(answer))
+        Ok(answer)
     }
 
     pub(super) async fn rotate_api_key_call(

@@ -48,7 +48,7 @@ impl pb::credential_service_server::CredentialService for Api {
         self.issue_api_key_call(request).await
     }
     async fn verify_api_key(&self, request: Request<pb::VerifyApiKeyRequest>) -> Answer<pb::VerifyApiKeyResponse> {
-        self.verify_api_key_call(request).await
+        self.check_api_key(request).await.map(Response::new)
     }
     async fn rotate_api_key(&self, request: Request<pb::RotateApiKeyRequest>) -> Answer<pb::RotateApiKeyResponse> {
         self.rotate_api_key_call(request).await

@@ -55,6 +55,8 @@ pub struct ReadLogOptions {
 pub const GATHER_FROM: usize = 8;
 /// Looks whether more came, in one pause.
 const GATHER_STEPS: u32 = 8;
+/// How long entries wait that nobody waits for: each sync costs more than a thousand of them.
+const LINGER: Duration = Duration::from_millis(20);
 
 impl ReadLogOptions {
     /// The defaults for that vault.
@@ -213,8 +215,42 @@ struct Queue {
     bytes: usize,
     /// The thread sleeps and must be woken.
     idle: bool,
+    /// Somebody waits for an entry of the batch that gathers.
+    hurry: bool,
     closing: bool,
     failed: bool,
+}
+
+impl Queue {
+    /// Puts entries into the batch that gathers; answers the number of the last.
+    fn take(
+        &mut self,
+        options: &ReadLogOptions,
+        tenant: TenantNo,
+        records: &[AuditRecord],
+    ) -> Result<u64, AppendError> {
+        match () {
+            _ if self.failed => return Err(AppendError::Unwritable),
+            _ if self.closing => return Err(AppendError::Closed),
+            _ if self.entries + records.len() > options.queue_entries => return Err(AppendError::Full),
+            _ if self.bytes > options.queue_bytes => return Err(AppendError::Full),
+            _ => {}
+        }
+        let place = self.places.entry(tenant).or_insert(Place { next_seq: 1, batch_no: 0, index: 0 });
+        if place.batch_no != self.batch_no && !records.is_empty() {
+            (place.batch_no, place.index) = (self.batch_no, self.groups.len());
+            self.groups.push((tenant, self.spare.pop().unwrap_or_default()));
+        }
+        for record in records {
+            let group = &mut self.groups[place.index].1;
+            let before = group.len();
+            group.push(record);
+            self.bytes += group.len() - before;
+        }
+        self.entries += records.len();
+        place.next_seq += records.len() as u64;
+        Ok(place.next_seq - 1)
+    }
 }
 
 struct Place {
@@ -279,6 +315,7 @@ impl ReadLog {
                 entries: 0,
                 bytes: 0,
                 idle: false,
+                hurry: false,
                 closing: false,
                 failed: false,
             }),
@@ -307,31 +344,11 @@ impl ReadLog {
 
     /// Queues entries that belong to one call; all of them get into one batch. Resolves to the number of the last.
     pub fn append_all(&self, tenant: TenantNo, records: &[AuditRecord]) -> Append {
-        let mut guard = self.shared.queue.lock();
-        let q = &mut *guard;
-        let refusal = match () {
-            _ if q.failed => Some(AppendError::Unwritable),
-            _ if q.closing => Some(AppendError::Closed),
-            _ if q.entries + records.len() > self.shared.options.queue_entries => Some(AppendError::Full),
-            _ if q.bytes > self.shared.options.queue_bytes => Some(AppendError::Full),
-            _ => None,
+        let mut q = self.shared.queue.lock();
+        let seq = match q.take(&self.shared.options, tenant, records) {
+            Ok(seq) => seq,
+            Err(error) => return Append(Err(error)),
         };
-        if let Some(e) = refusal {
-            return Append(Err(e));
-        }
-        let place = q.places.entry(tenant).or_insert(Place { next_seq: 1, batch_no: 0, index: 0 });
-        if place.batch_no != q.batch_no && !records.is_empty() {
-            (place.batch_no, place.index) = (q.batch_no, q.groups.len());
-            q.groups.push((tenant, q.spare.pop().unwrap_or_default()));
-        }
-        for record in records {
-            let group = &mut q.groups[place.index].1;
-            let before = group.len();
-            group.push(record);
-            q.bytes += group.len() - before;
-        }
-        q.entries += records.len();
-        place.next_seq += records.len() as u64;
         let batch = match records {
             // Nothing to write: the batch that gathers may stay empty, and then it never ends.
             [] => {
@@ -339,15 +356,36 @@ impl ReadLog {
                 done.end(DURABLE);
                 done
             }
-            _ => q.batch.clone(),
+            _ => {
+                q.hurry = true;
+                q.batch.clone()
+            }
         };
-        let waiting = Waiting { batch, seq: place.next_seq - 1, slot: None };
         let idle = std::mem::take(&mut q.idle);
-        drop(guard);
+        drop(q);
         if idle {
             self.shared.wake.notify_one();
         }
-        Append(Ok(waiting))
+        Append(Ok(Waiting { batch, seq, slot: None }))
+    }
+
+    /// Queues an entry that nobody waits for: it is durable some milliseconds later, with whatever comes meanwhile, and a
+    /// crash in between takes it along. For calls that show no value.
+    ///
+    /// # Errors
+    /// Nothing is taken in any more, or not now.
+    pub fn note(&self, tenant: TenantNo, record: &AuditRecord) -> Result<(), AppendError> {
+        let mut q = self.shared.queue.lock();
+        let first = q.groups.is_empty();
+        q.take(&self.shared.options, tenant, std::slice::from_ref(record))?;
+        q.hurry |= q.entries >= self.shared.options.queue_entries / 2;
+        // Later ones find the thread waiting for its time to come.
+        let wake = (first || q.hurry) && std::mem::take(&mut q.idle);
+        drop(q);
+        if wake {
+            self.shared.wake.notify_one();
+        }
+        Ok(())
     }
 
     /// The durable head of every tenant's chain, by tenant: for checkpoints and the anchor.
@@ -437,15 +475,28 @@ fn run(shared: &Shared, mut segment: Segment) {
                     q.spare.push(builder);
                 }
             }
-            while q.groups.is_empty() {
-                if q.closing {
-                    on_exit.orderly = true;
-                    return;
-                }
+            while !q.hurry && !q.closing {
                 q.idle = true;
-                shared.wake.wait(&mut q);
+                let waited_long = match q.groups.is_empty() {
+                    true => {
+                        shared.wake.wait(&mut q);
+                        false
+                    }
+                    false => shared.wake.wait_for(&mut q, LINGER).timed_out(),
+                };
                 q.idle = false;
+                if waited_long {
+                    break;
+                }
             }
+            if q.groups.is_empty() {
+                on_exit.orderly = q.closing;
+                match q.closing {
+                    true => return,
+                    false => continue,
+                }
+            }
+            q.hurry = false;
             if last >= GATHER_FROM {
                 let half = shared.options.queue_entries / 2;
                 for _ in 0..GATHER_STEPS {

@@ -70,6 +70,27 @@ fn entries_are_there_after_a_restart() {
 }
 
 #[test]
+fn a_note_is_written_by_itself_with_its_neighbours_and_at_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(dir.path());
+    for n in 0..50 {
+        log.note(TenantNo(1), &record(n)).unwrap();
+    }
+    while log.stats().entries < 50 {
+        std::thread::yield_now();
+    }
+    assert!(log.stats().batches < 50, "{:?}", log.stats());
+    // Before one that somebody waits for, in order.
+    log.note(TenantNo(1), &record(50)).unwrap();
+    assert_eq!(wait(log.append(TenantNo(1), &record(51))), Ok(52));
+    assert_eq!(subjects(&log, 1, 50), [49, 50, 51]);
+    log.note(TenantNo(2), &record(7)).unwrap();
+    log.close();
+    let (log, _) = open(dir.path());
+    assert_eq!(subjects(&log, 2, 1), [7]);
+}
+
+#[test]
 fn a_full_queue_answers_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let (log, _) = ReadLog::open(dir.path(), ReadLogOptions { queue_entries: 8, ..options() }, &[], NOW).unwrap();

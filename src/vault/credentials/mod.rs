@@ -14,6 +14,7 @@
 //! class and with the subject.
 
 pub mod api_key;
+pub mod api_key_check;
 mod check;
 pub mod code;
 mod guess;
@@ -127,7 +128,7 @@ pub(crate) struct Credentials {
     turns: Box<[tokio::sync::Mutex<()>]>,
     /// Checks of one subject's password do, too.
     checks: Box<[tokio::sync::Mutex<()>]>,
-    api_keys: api_key::ApiKeys,
+    api_keys: api_key_check::ApiKeys,
     /// Where passwords are hashed.
     pub pool: Argon2Pool,
     /// Threads of the pool.
@@ -146,7 +147,7 @@ impl Credentials {
         Ok(Credentials {
             turns: turns(),
             checks: turns(),
-            api_keys: api_key::ApiKeys::new(cache, clock),
+            api_keys: api_key_check::ApiKeys::new(cache, clock),
             pool: pool.map_err(|error| VaultError::NoThreads(Arc::new(error)))?,
             threads,
             imports: tokio::sync::Mutex::new(()),
