@@ -11,10 +11,11 @@ use crate::clock::{Clock, SystemClock};
 use crate::crypto::password::{Argon2Cost, Argon2Memory};
 use crate::grpc::pb;
 use clap::{Args, Subcommand, ValueEnum};
+use futures_util::StreamExt as _;
 use serde::Deserialize;
 use serde_json::json;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, IsTerminal as _, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tonic::Code;
@@ -97,7 +98,8 @@ Example:
     #[command(after_help = "CSV with a heading line `subject,hash` and perhaps `must_change`, or JSON Lines
 {\"subject\": \"u-17\", \"hash\": \"$2b$12$...\", \"must_change\": false}. docs/CREDENTIALS.md lists the hashes.
 A row whose subject has a password already is kept, so an import that was stopped is just started again;
---skip saves reading what is done. Exit code 8 when rows were refused; each is told with its number.
+--skip saves sending what is done. Exit code 8 when rows were refused; each is told with its number, and the
+others go in.
 
 Examples:
   pii-vault password import --file users.csv --create-subjects
@@ -276,21 +278,44 @@ struct Row {
     must_change: Option<bool>,
 }
 
-/// Rows of the input with their numbers, from 1; what is wrong with one is told without showing it.
-fn rows(input: impl Read + 'static, format: Format) -> Box<dyn Iterator<Item = Result<(usize, Row), CliError>>> {
-    let wrong = |number: usize| CliError::Usage(format!("row {number}: needs subject, hash and perhaps must_change"));
+/// What a row that cannot be sent lacks; its content is not shown.
+const FORM: &str = "needs subject, hash and perhaps must_change";
+
+/// A row by its number, from 1; `None`: it has not the form of one.
+type Numbered = (usize, Option<Row>);
+
+/// Rows of the input with their numbers.
+///
+/// # Errors
+/// A CSV file whose heading is not that of such rows.
+fn rows(
+    input: impl Read + 'static,
+    format: Format,
+) -> Result<Box<dyn Iterator<Item = Result<Numbered, CliError>>>, CliError> {
     match format {
         Format::Csv => {
-            let reader = csv::ReaderBuilder::new().trim(csv::Trim::Headers).from_reader(input);
+            let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::Headers).from_reader(input);
+            let heading = reader.headers().map_err(|_| CliError::Usage("the CSV cannot be read".into()))?;
+            let known = |name: &str| ["subject", "hash", "must_change"].contains(&name);
+            if !heading.iter().all(known) || !["subject", "hash"].iter().all(|name| heading.iter().any(|h| h == *name))
+            {
+                return Err(CliError::Usage(
+                    "the first line of the CSV must be `subject,hash` or `subject,hash,must_change`".into(),
+                ));
+            }
             let rows = reader.into_deserialize::<Row>().enumerate();
-            Box::new(rows.map(move |(i, row)| row.map(|row| (i + 1, row)).map_err(|_| wrong(i + 1))))
+            Ok(Box::new(rows.map(move |(i, row)| match row {
+                Ok(row) => Ok((i + 1, Some(row))),
+                Err(error) if error.is_io_error() => Err(CliError::Usage(format!("row {}: cannot be read", i + 1))),
+                Err(_) => Ok((i + 1, None)),
+            })))
         }
         Format::Jsonl => {
             let lines = BufReader::new(input).lines().filter(|l| !l.as_ref().is_ok_and(|l| l.trim().is_empty()));
-            Box::new(lines.enumerate().map(move |(i, line)| {
+            Ok(Box::new(lines.enumerate().map(move |(i, line)| {
                 let line = zeroize::Zeroizing::new(line.map_err(CliError::io("the rows"))?);
-                serde_json::from_str(&line).map(|row| (i + 1, row)).map_err(|_| wrong(i + 1))
-            }))
+                Ok((i + 1, serde_json::from_str(&line).ok()))
+            })))
         }
     }
 }
@@ -298,10 +323,28 @@ fn rows(input: impl Read + 'static, format: Format) -> Box<dyn Iterator<Item = R
 /// What an import did so far.
 #[derive(Default)]
 struct Count {
-    done: usize,
+    /// All rows up to this number are dealt with.
+    upto: usize,
     imported: u64,
     kept: u64,
     failed: usize,
+}
+
+/// Rows with their numbers.
+type Rows = Vec<(usize, pb::PasswordImport)>;
+
+/// The subject of a row that the server refused, and why.
+type Refused = (String, pb::ItemError);
+
+/// What became of some rows.
+struct Sent {
+    /// Number of the last row that was dealt with; 0: none was.
+    upto: usize,
+    imported: u64,
+    kept: u64,
+    refused: Vec<(usize, Refused)>,
+    /// Why the rest was not dealt with.
+    error: Option<CliError>,
 }
 
 async fn import(s: &Session, a: Import) -> Result<(), CliError> {
@@ -310,37 +353,51 @@ async fn import(s: &Session, a: Import) -> Result<(), CliError> {
         _ => Format::Jsonl,
     };
     let format = a.format.or_else(|| a.file.as_deref().map(by_name)).unwrap_or(Format::Jsonl);
-    let input: Box<dyn Read> = match &a.file {
-        Some(path) => Box::new(File::open(path).map_err(CliError::io(path.display().to_string()))?),
-        None => Box::new(io::stdin()),
+    let (input, total): (Box<dyn Read>, u64) = match &a.file {
+        Some(path) => {
+            let open = || File::open(path).map_err(CliError::io(path.display().to_string()));
+            (Box::new(open()?), if io::stderr().is_terminal() { count_rows(open()?, format) } else { 0 })
+        }
+        None => (Box::new(io::stdin()), 0),
     };
-    let bar = s.out.progress(0, "imported");
-    let mut count = Count { done: a.skip, ..Count::default() };
-    let mut batch: Vec<(usize, pb::PasswordImport)> = Vec::new();
+    let bar = s.out.progress(total, "imported");
+    bar.set_position(a.skip as u64);
+    let mut count = Count { upto: a.skip, ..Count::default() };
+    let mut rows = rows(input, format)?.skip(a.skip);
     let mut failed = None;
-    for row in rows(input, format).skip(a.skip) {
-        let (number, row) = match row {
-            Ok(row) => row,
-            Err(error) => {
-                failed = Some(error);
-                break;
+    // One batch is made ready while another is written. What replaces goes in the order of the rows.
+    let side_by_side = if a.replace { 1 } else { 2 };
+    let mut sending = futures_util::stream::FuturesOrdered::new();
+    let mut ended = false;
+    loop {
+        while !ended && sending.len() < side_by_side {
+            let mut batch = Rows::new();
+            while batch.len() < ROWS && !ended {
+                match rows.next() {
+                    Some(Ok((number, None))) => count.refuse(s, number, None)?,
+                    Some(Ok((number, Some(row)))) => {
+                        let must_change = row.must_change.unwrap_or(false);
+                        batch.push((number, pb::PasswordImport { subject: row.subject, hash: row.hash, must_change }));
+                    }
+                    Some(Err(error)) => (failed, ended) = (Some(error), true),
+                    None => ended = true,
+                }
             }
-        };
-        let must_change = row.must_change.unwrap_or(false);
-        batch.push((number, pb::PasswordImport { subject: row.subject, hash: row.hash, must_change }));
-        if batch.len() == ROWS
-            && let Err(error) = send(s, &a, &mut batch, &mut count, &bar).await
-        {
+            if !batch.is_empty() {
+                sending.push_back(send(s, &a, batch));
+            }
+        }
+        let Some(sent) = sending.next().await else { break };
+        count.add(s, &sent)?;
+        bar.set_position(count.upto as u64);
+        if let Some(error) = sent.error {
             failed = Some(error);
             break;
         }
     }
-    if failed.is_none() {
-        failed = send(s, &a, &mut batch, &mut count, &bar).await.err();
-    }
     bar.finish_and_clear();
     if let Some(error) = failed {
-        note(&format!("{} rows are dealt with; go on with --skip {}", count.done, count.done));
+        note(&format!("{0} rows are dealt with; go on with --skip {0}", count.upto));
         return Err(error);
     }
     let total = count.imported + count.kept + count.failed as u64;
@@ -359,14 +416,48 @@ async fn import(s: &Session, a: Import) -> Result<(), CliError> {
     }
 }
 
-/// Sends a batch until the server has dealt with all of it.
-async fn send(
-    s: &Session,
-    a: &Import,
-    batch: &mut Vec<(usize, pb::PasswordImport)>,
-    count: &mut Count,
-    bar: &indicatif::ProgressBar,
-) -> Result<(), CliError> {
+/// How many rows a file has; for the bar only, so what is wrong in it is told later.
+fn count_rows(input: impl Read + 'static, format: Format) -> u64 {
+    match format {
+        Format::Csv => csv::ReaderBuilder::new().flexible(true).from_reader(input).into_byte_records().count() as u64,
+        Format::Jsonl => {
+            BufReader::new(input).split(b'\n').filter(|l| l.as_ref().is_ok_and(|l| !l.is_empty())).count() as u64
+        }
+    }
+}
+
+impl Count {
+    /// Adds what became of some rows, and tells of those that were refused.
+    fn add(&mut self, s: &Session, sent: &Sent) -> Result<(), CliError> {
+        self.upto = self.upto.max(sent.upto);
+        self.imported += sent.imported;
+        self.kept += sent.kept;
+        sent.refused.iter().try_for_each(|(number, row)| self.refuse(s, *number, Some(row)))
+    }
+
+    /// Tells that a row was refused: by the server, or because it has not the form of one.
+    fn refuse(&mut self, s: &Session, number: usize, by_server: Option<&Refused>) -> Result<(), CliError> {
+        self.failed += 1;
+        let (code, reason, why) = match by_server {
+            Some((_, error)) => {
+                let why: Vec<String> = error.violations.iter().map(|v| format!("{} {}", v.path, v.rule)).collect();
+                (Code::from(error.code), error.reason.as_str(), why)
+            }
+            None => (Code::InvalidArgument, "FIELD_INVALID", vec![FORM.to_owned()]),
+        };
+        if !s.out.json {
+            return s.out.line(&format!("row {number}: {reason}: {}", why.join("; ")));
+        }
+        s.out.json_line(&json!({
+            "row": number, "subject": by_server.map(|(subject, _)| subject),
+            "error": { "code": code_name(code), "reason": reason, "violations": why }
+        }))
+    }
+}
+
+/// Sends rows until the server has dealt with all of them.
+async fn send(s: &Session, a: &Import, mut batch: Rows) -> Sent {
+    let mut sent = Sent { upto: 0, imported: 0, kept: 0, refused: Vec::new(), error: None };
     let mut retries = 0;
     while !batch.is_empty() {
         let request = pb::BatchImportPasswordsRequest {
@@ -375,7 +466,7 @@ async fn send(
             create_subjects: a.create_subjects,
             validate_only: a.validate_only,
         };
-        let answer = match s.credentials().batch_import_passwords(request).await {
+        let answer = match s.patient().credentials().batch_import_passwords(request).await {
             Ok(answer) => answer.into_inner(),
             Err(status)
                 if matches!(status.code(), Code::ResourceExhausted | Code::Unavailable | Code::Aborted)
@@ -386,34 +477,29 @@ async fn send(
                 tokio::time::sleep(asked.unwrap_or(Duration::from_millis(500)).min(Duration::from_secs(30))).await;
                 continue;
             }
-            Err(status) => return Err(status.into()),
+            Err(status) => {
+                sent.error = Some(status.into());
+                return sent;
+            }
         };
         let done = (answer.done_count as usize).min(batch.len());
         if done == 0 {
-            return Err(CliError::Unexpected("the server dealt with no row".into()));
+            sent.error = Some(CliError::Unexpected("the server dealt with no row".into()));
+            return sent;
         }
         retries = 0;
-        count.imported += u64::from(answer.imported_count);
-        count.kept += u64::from(answer.kept_count);
-        for refused in &answer.errors {
-            count.failed += 1;
-            let error = refused.error.clone().unwrap_or_default();
-            let (number, row) =
-                batch.get(refused.row as usize).ok_or_else(|| CliError::Unexpected("no such row".into()))?;
-            let why: Vec<String> = error.violations.iter().map(|v| format!("{} {}", v.path, v.rule)).collect();
-            match s.out.json {
-                true => s.out.json_line(&json!({
-                    "row": number, "subject": row.subject,
-                    "error": { "code": code_name(Code::from(error.code)), "reason": error.reason, "violations": why }
-                }))?,
-                false => s.out.line(&format!("row {number}: {}: {}", error.reason, why.join("; ")))?,
-            }
+        sent.imported += u64::from(answer.imported_count);
+        sent.kept += u64::from(answer.kept_count);
+        for refused in answer.errors {
+            let Some((number, row)) = batch.get(refused.row as usize) else {
+                sent.error = Some(CliError::Unexpected("no such row".into()));
+                return sent;
+            };
+            sent.refused.push((*number, (row.subject.clone(), refused.error.unwrap_or_default())));
         }
-        batch.drain(..done);
-        count.done += done;
-        bar.set_position(count.done as u64);
+        sent.upto = batch.drain(..done).next_back().map_or(sent.upto, |(number, _)| number);
     }
-    Ok(())
+    sent
 }
 
 /// `password calibrate`: more memory first, up to the limit, and then more passes (RFC 9106, section 4).
@@ -482,16 +568,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_come_as_csv_and_as_json_lines_and_a_bad_one_is_named_by_its_number() {
-        let csv = "subject,hash,must_change\nu-1,\"$argon2id$v=19$m=256,t=3,p=1$a$b\",true\nu-2,$2b$x,\n";
-        let all: Vec<_> = rows(csv.as_bytes(), Format::Csv).collect::<Result<_, _>>().ok().unwrap();
-        assert_eq!((all[0].0, all[0].1.must_change), (1, Some(true)));
-        assert_eq!((all[1].0, all[1].1.subject.as_str(), all[1].1.must_change), (2, "u-2", None));
-        let jsonl = "{\"subject\":\"u-1\",\"hash\":\"h\"}\n\n{\"subject\":\"u-2\",\"hash\":\"canary\",\"x\":1}\n";
-        let all: Vec<_> = rows(jsonl.as_bytes(), Format::Jsonl).collect();
-        assert!(all[0].is_ok());
-        let error = all[1].as_ref().err().unwrap().to_string();
-        assert!(error.contains("row 2") && !error.contains("canary"), "{error}");
+    fn rows_come_as_csv_and_as_json_lines_and_a_bad_one_is_passed_over_by_its_number() {
+        let all = |text: &'static str, format| {
+            let rows = rows(text.as_bytes(), format).ok().unwrap().map(|row| row.ok().unwrap());
+            rows.map(|(n, row)| (n, row.map(|r| (r.subject, r.must_change)))).collect::<Vec<_>>()
+        };
+        let csv = "subject,hash,must_change\nu-1,\"$argon2id$v=19$m=256,t=3,p=1$a$b\",true\nalone\nu-3,$2b$x,\n";
+        let expected = [(1, Some(("u-1".into(), Some(true)))), (2, None), (3, Some(("u-3".into(), None)))];
+        assert_eq!(all(csv, Format::Csv), expected);
+        let jsonl = "{\"subject\":\"u-1\",\"hash\":\"h\"}\n\n{\"subject\":\"u-2\",\"hash\":\"h\",\"x\":1}\n";
+        assert_eq!(all(jsonl, Format::Jsonl), [(1, Some(("u-1".into(), None))), (2, None)]);
+        assert_eq!((count_rows(csv.as_bytes(), Format::Csv), count_rows(jsonl.as_bytes(), Format::Jsonl)), (3, 2));
+        for heading in ["u-1,$2b$10$canary", "subject,password", "subject,hash,email"] {
+            let told = rows(heading.as_bytes(), Format::Csv).err().unwrap().to_string();
+            assert!(told.contains("subject,hash") && !told.contains("canary"), "{told}");
+        }
     }
 
     #[test]

@@ -541,6 +541,48 @@ async fn a_batch_takes_over_what_other_systems_made_and_no_fast_hash_rests() {
     s.running.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_hash_or_asks_for_too_much_is_refused_by_its_rule_and_nothing_of_it_is_told_or_stored() {
+    let mut s = Scene::new().await;
+    s.person("jane").await;
+    let argon2 = |parameters: &str| {
+        format!("$argon2id$v=19${parameters}$AAECAwQFBgcICQoLDA0ODw$5LzIIXvch3JdTOvNzWeGZ16UVocX0TxkVMAfrZ0tyH8")
+    };
+    let (salt, key) = ("AAECAwQFBgcICQoLDA0ODw", "5LzIIXvch3JdTOvNzWeGZ16UVocX0TxkVMAfrZ0tyH8");
+    let (cost, form) = ("time or memory", "well-formed");
+    for (hash, rule) in [
+        (String::new(), "required"),
+        ("x".repeat(1_025), "1,024"),
+        ("secret-canary".into(), "not a form"),
+        (format!("{}\0", &BCRYPT[..59]), form),
+        (BCRYPT[..59].into(), form),
+        (argon2("m=4194304,t=1,p=1"), cost),
+        (argon2("m=256,t=0,p=1"), cost),
+        (argon2("m=256,t=17,p=1"), cost),
+        (argon2("m=256,t=1,p=0"), cost),
+        (argon2("m=256,t=1,p=17"), cost),
+        (argon2("m=7,t=1,p=1"), cost),
+        (format!("$argon2id$v=19$m=256,t=1,p=1${salt}"), form),
+        (format!("$argon2id$v=18$m=256,t=1,p=1${salt}${key}"), form),
+        (BCRYPT.replace("$04$", "$03$"), cost),
+        (BCRYPT.replace("$04$", "$31$"), cost),
+        (BCRYPT.replace("$2b$", "$2x$"), "fault"),
+        ("pbkdf2_sha256$0$salt$5LzIIXvch3JdTOvNzWeGZ16UVocX0TxkVMAfrZ0tyH8=".into(), cost),
+        ("pbkdf2_sha256$4000000000$salt$5LzIIXvch3JdTOvNzWeGZ16UVocX0TxkVMAfrZ0tyH8=".into(), cost),
+        (format!("$scrypt$ln=30,r=8,p=1${salt}${key}"), cost),
+        ("{SSHA}5LzIIXvch3JdTOvNzWeGZ16UVocX0TxkVMAfrZ0tyH8=".into(), "fault"),
+    ] {
+        let refused = s.import("jane", &hash, false).await.expect_err(&hash);
+        assert_eq!(refused.code(), Code::InvalidArgument, "{hash}");
+        let told = refused.get_error_details().bad_request().expect("which field").field_violations[0].clone();
+        assert!(told.field == "hash" && told.description.contains(rule), "{hash:?}: {}", told.description);
+        assert!(hash.is_empty() || !format!("{refused:?}").contains(hash.as_str()), "{hash}");
+    }
+    assert_eq!(s.report().await.1.password_count, 0);
+    assert_eq!(s.verify("jane", "secret-canary").await.detail, why(pb::VerdictDetail::None));
+    s.running.stop().await;
+}
+
 fn files(dir: &Path, bytes: &mut Vec<u8>) {
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();

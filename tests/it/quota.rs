@@ -69,6 +69,18 @@ async fn a_quota_of_subjects_holds_also_for_many_at_once_and_after_a_restart() {
     };
     assert_eq!(reason(&records.batch_put_fields(with(&key, two)).await.unwrap_err()), "QUOTA");
 
+    // An import makes as many as there is room for, and names the others.
+    let mut login = pb::credential_service_client::CredentialServiceClient::new(channel.clone());
+    let hash = "$2b$04$abcdefghijklmnopqrstuu7EJV7kdjBBQxyb0HjTh9KS7.Lah/6CG";
+    let row = |subject: &str| pb::PasswordImport { subject: subject.into(), hash: hash.into(), must_change: false };
+    let rows = ["p-x", "p-y", "p-z"].map(row).to_vec();
+    let import = pb::BatchImportPasswordsRequest { rows, create_subjects: true, ..Default::default() };
+    let done = login.batch_import_passwords(with(&key, import)).await.expect("import").into_inner();
+    let refused: Vec<_> = done.errors.iter().map(|e| (e.row, e.error.as_ref().unwrap().reason.as_str())).collect();
+    assert_eq!((done.imported_count, refused), (1, vec![(1, "QUOTA"), (2, "QUOTA")]));
+    let erase = pb::EraseSubjectRequest { key: by_id("p-x"), ..Default::default() };
+    erasures.erase_subject(with(&key, erase)).await.expect("an erasure makes room");
+
     let test = running.stop().await.restart().await;
     let (call, vault) = (test.call(tenant), &test.node.vault);
     assert_eq!(vault.get_tenant(&call).await.unwrap().subjects, 4, "the count is as durable as the subjects");

@@ -65,6 +65,18 @@ pub struct BatchOptions {
     pub validate_only: bool,
 }
 
+/// A chunk that can be committed.
+#[derive(Default)]
+struct Ready<'r> {
+    change: ChangeSet,
+    /// Given for it; handed back if it does not commit.
+    slots: Vec<Slot>,
+    /// The rows in it by their place in the batch, with what is stored of them.
+    parts: Vec<(usize, &'r ImportRow, Option<StoredPassword>)>,
+    /// Subjects that it makes.
+    new: u64,
+}
+
 fn refused(path: &str, error: ForeignError) -> VaultError {
     VaultError::ValueInvalid(vec![Violation::new(path, error.to_string())])
 }
@@ -119,7 +131,8 @@ impl Vault {
     }
 
     /// Takes over many hashes, for some seconds; says how far it came. A row whose subject has a password already
-    /// changes nothing (unless it replaces), so a batch may be sent again. Batches take turns.
+    /// changes nothing (unless it replaces), so a batch may be sent again. Batches take turns at being made ready, some hundred
+    /// rows each, and not at being written.
     ///
     /// # Errors
     /// Only what concerns the whole batch; what is wrong with a row is in the answer.
@@ -131,10 +144,12 @@ impl Vault {
     ) -> Result<BatchImported, VaultError> {
         call.permit(Verb::Credential)?;
         self.credential_rules(call)?;
-        let _one_at_a_time = self.credentials.imports.lock().await;
-        let until = self.monotonic() + BUDGET;
         let mut all = BatchImported::default();
+        let mut until = None;
         for chunk in rows.chunks(TOGETHER) {
+            // While one batch's chunk waits for the disk, another's is made ready.
+            let turn = self.credentials.imports.lock().await;
+            let until = *until.get_or_insert_with(|| self.monotonic() + BUDGET);
             // Fast hashes are wrapped side by side, in order, until the time is over.
             let limit = self.credentials.pool.limit_kib();
             let mut stored = Vec::with_capacity(chunk.len());
@@ -149,7 +164,10 @@ impl Vault {
                 }
             }
             let here = stored.len();
-            self.import_chunk(call, &chunk[..here], stored, options, &mut all).await?;
+            let ready = self.make_ready(call, &chunk[..here], stored, options, &mut all).await?;
+            drop(turn);
+            self.commit_ready(call, ready, options, &mut all).await?;
+            all.done += here;
             if here < chunk.len() || self.monotonic() >= until {
                 break;
             }
@@ -172,23 +190,21 @@ impl Vault {
         })
     }
 
-    /// Stores what was taken over of the first rows of a chunk, in one change; one by one where somebody writes beside us.
-    async fn import_chunk(
+    /// One change of what was taken over of the first rows of a chunk; what is refused and what stays goes to `all`.
+    async fn make_ready<'r>(
         &self,
         call: &Call,
-        rows: &[Result<ImportRow, Violation>],
+        rows: &'r [Result<ImportRow, Violation>],
         stored: Vec<Option<Result<Option<StoredPassword>, VaultError>>>,
         options: BatchOptions,
         all: &mut BatchImported,
-    ) -> Result<(), VaultError> {
-        let first = all.done;
+    ) -> Result<Ready<'r>, VaultError> {
         let known: Vec<&ImportRow> = rows.iter().filter_map(|row| row.as_ref().ok()).collect();
         let digests = known.iter().map(|row| call.tenant.digest(&row.subject)).collect();
         let mut lookups = self.store.subjects(call.tenant.no, digests).await?.into_iter();
-        let mut whole = ChangeSet::default();
-        let (mut slots, mut parts) = (Vec::new(), Vec::new());
+        let mut ready = Ready::default();
         for (i, (row, stored)) in rows.iter().zip(stored).enumerate() {
-            let at = first + i;
+            let at = all.done + i;
             let row = match row {
                 Ok(row) => row,
                 Err(violation) => {
@@ -196,55 +212,67 @@ impl Vault {
                     continue;
                 }
             };
-            let lookup = lookups.next().ok_or(VaultError::DataLoss)?;
-            let stored = match stored.unwrap_or(Err(VaultError::DataLoss)) {
-                Ok(stored) => stored,
-                Err(error @ VaultError::ValueInvalid(_)) => {
-                    all.errors.push((at, error));
-                    continue;
+            let one = match lookups.next().zip(stored) {
+                Some((lookup, Ok(stored))) => {
+                    let is_new = matches!(lookup, Lookup::Missing);
+                    let made = self.import_one(call, row, lookup, stored.as_ref(), options).await;
+                    made.map(|made| made.map(|made| (made, stored, is_new)))
                 }
-                Err(error) => return Err(error),
+                Some((_, Err(error))) => Err(error),
+                None => Err(VaultError::DataLoss),
             };
-            match self.import_one(call, row, lookup, stored.as_ref(), options).await {
+            match one {
                 Ok(None) => all.kept += 1,
-                Ok(Some((change, given))) => {
-                    all.imported += 1;
-                    whole.preconditions.extend(change.preconditions.iter().cloned());
-                    whole.mutations.extend(change.mutations.iter().cloned());
-                    whole.audit.extend(change.audit.iter().cloned());
-                    slots.extend(given);
-                    parts.push((at, row, stored));
+                Ok(Some(((change, given), stored, is_new))) => {
+                    ready.change.preconditions.extend(change.preconditions);
+                    ready.change.mutations.extend(change.mutations);
+                    ready.change.audit.extend(change.audit);
+                    ready.slots.extend(given);
+                    ready.new += u64::from(is_new);
+                    ready.parts.push((at, row, stored));
                 }
                 Err(error @ (VaultError::Store(_) | VaultError::Busy { .. } | VaultError::Keyring(_))) => {
-                    self.keyring.release(call.tenant.no, &slots);
+                    self.keyring.release(call.tenant.no, &ready.slots);
                     return Err(error);
                 }
                 Err(error) => all.errors.push((at, error)),
             }
         }
-        if !whole.mutations.is_empty() {
-            match self.store.commit(whole).await {
-                Ok(_) => {}
-                Err(StoreError::Conflict(_)) => {
-                    self.keyring.release(call.tenant.no, &slots);
-                    for (at, row, stored) in parts {
-                        match self.import_alone(call, row, stored.as_ref(), options).await {
-                            Ok(true) => {}
-                            Ok(false) => (all.imported, all.kept) = (all.imported - 1, all.kept + 1),
-                            Err(error) => {
-                                all.imported -= 1;
-                                all.errors.push((at, error));
-                            }
-                        }
-                    }
-                }
-                Err(error) => {
-                    self.keyring.release(call.tenant.no, &slots);
-                    return Err(error.into());
-                }
+        Ok(ready)
+    }
+
+    /// Commits a chunk whole; one by one where somebody writes beside us or not all of it has room.
+    async fn commit_ready(
+        &self,
+        call: &Call,
+        ready: Ready<'_>,
+        options: BatchOptions,
+        all: &mut BatchImported,
+    ) -> Result<(), VaultError> {
+        let Ready { mut change, slots, parts, new } = ready;
+        let room = self.require_room(call, new, &mut change).await;
+        let whole = match room {
+            // Only checked.
+            Ok(()) if change.mutations.is_empty() => Ok(()),
+            Ok(()) => self.store.commit(change).await.map(drop).map_err(VaultError::from),
+            Err(error) => Err(error),
+        };
+        if whole.is_ok() {
+            all.imported += parts.len();
+            return Ok(());
+        }
+        self.keyring.release(call.tenant.no, &slots);
+        match whole {
+            Err(VaultError::Quota(_) | VaultError::Conflict) => {}
+            other => return other,
+        }
+        for (at, row, stored) in parts {
+            match self.import_alone(call, row, stored.as_ref(), options).await {
+                Ok(true) => all.imported += 1,
+                Ok(false) => all.kept += 1,
+                Err(error) => all.errors.push((at, error)),
             }
         }
-        all.done += rows.len();
         Ok(())
     }
 
@@ -257,9 +285,15 @@ impl Vault {
     ) -> Result<bool, VaultError> {
         for _ in 0..6 {
             let lookup = self.store.subject(call.tenant.no, call.tenant.digest(&row.subject)).await?;
-            let Some((change, given)) = self.import_one(call, row, lookup, stored, options).await? else {
+            let new = u64::from(matches!(lookup, Lookup::Missing));
+            let Some((mut change, given)) = self.import_one(call, row, lookup, stored, options).await? else {
                 return Ok(false);
             };
+            let room = self.require_room(call, new, &mut change).await;
+            if room.is_err() || change.mutations.is_empty() {
+                self.keyring.release(call.tenant.no, given.as_slice());
+                return room.map(|()| true);
+            }
             match self.store.commit(change).await {
                 Ok(_) => return Ok(true),
                 Err(error) => {
