@@ -135,6 +135,11 @@ pub struct Vault {
 }
 
 impl Vault {
+    /// What it was told to be.
+    pub fn options(&self) -> &VaultOptions {
+        &self.options
+    }
+
     /// Runs `f` with the keys of a class (of one of its buckets, where `expiry` is given), loading them when they are
     /// not in memory. `f` may run again; no key is held while this waits.
     ///

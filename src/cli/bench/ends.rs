@@ -71,7 +71,7 @@ impl Run {
     }
 
     /// The same while nothing else goes on.
-    async fn reads_at_rest(&self, readers: &Readers) -> Result<Vec<f64>, BenchError> {
+    pub(super) async fn reads_at_rest(&self, readers: &Readers) -> Result<Vec<f64>, BenchError> {
         let time = self.plan.window * self.plan.windows as u32;
         let rest = async {
             tokio::time::sleep(time).await;
@@ -80,12 +80,12 @@ impl Run {
         Ok(self.reads_during(readers, rest).await?.1)
     }
 
-    /// A row of the slow reads beside `what`; at most three times as slow as at rest.
-    fn meanwhile(&mut self, what: &str, idle: &[f64], busy: Vec<f64>) {
+    /// A row of the slow reads beside `what`; at most so many times as slow as at rest.
+    pub(super) fn meanwhile(&mut self, what: &str, idle: &[f64], busy: Vec<f64>, most: f64) {
         let (Some(idle), Some(busy)) = (Figure::of(idle.iter().copied()), Figure::of(busy)) else { return };
         let ratio =
             Figure { median: busy.median / idle.median, low: busy.low / idle.median, high: busy.high / idle.median };
-        let row = Row::plain(format!("p99 of 800 paced reads a second, {what}"), busy, "ms").bound(Bound::AtMost(3.0));
+        let row = Row::plain(format!("p99 of 800 paced reads a second, {what}"), busy, "ms").bound(Bound::AtMost(most));
         self.rows.push(Row { floor: Some(("at rest", idle)), ratio: Some(ratio), ..row });
     }
 
@@ -128,7 +128,7 @@ impl Run {
         let readers = Readers { wire: target.wire.clone(), frames };
         let idle = self.reads_at_rest(&readers).await?;
         let again = self.reads_at_rest(&readers).await?;
-        self.meanwhile("control: at rest too", &idle, again);
+        self.meanwhile("control: at rest too", &idle, again, 3.0);
 
         progress(&format!("erasing {mass} subjects in batches while others read"));
         let begin = first + alone + beside;
@@ -141,7 +141,7 @@ impl Run {
         let load = Load { calls: batches, ..Load::new(ERASE_MANY, 2, long) };
         let (erased, busy) = self.reads_during(&readers, officer.drive(&load, next)).await?;
         self.mass(&format!("erasing {mass} subjects in batches of {ERASE_BATCH}"), mass, erased.seconds);
-        self.meanwhile("beside those batches", &idle, busy);
+        self.meanwhile("beside those batches", &idle, busy, 3.0);
 
         progress(&format!("erasing a group of {mass} subjects while others read"));
         let first = self.next.fetch_add(mass, Ordering::Relaxed);
@@ -149,7 +149,7 @@ impl Run {
         let work = target.part.ask(json!({ "do": "erase group", "group": "doomed" }));
         let (done, busy) = self.reads_during(&readers, work).await?;
         self.mass(&format!("EraseGroup of {mass} subjects"), mass, done["seconds"].as_f64().unwrap_or(f64::NAN));
-        self.meanwhile("beside the group's erasure", &idle, busy);
+        self.meanwhile("beside the group's erasure", &idle, busy, 3.0);
         target.part.end().await
     }
 

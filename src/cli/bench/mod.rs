@@ -7,6 +7,7 @@
 mod echo;
 mod ends;
 mod error;
+mod logins;
 mod os;
 mod part;
 mod raw;
@@ -77,6 +78,7 @@ enum Group {
     Start,
     Recovery,
     Argon2,
+    Credentials,
 }
 
 #[derive(Debug, Subcommand)]
@@ -106,6 +108,7 @@ enum Role {
     Echo,
     Sqlite,
     Restore,
+    Hashes,
 }
 
 impl From<BenchError> for CliError {
@@ -222,6 +225,9 @@ impl Bench {
         if wanted(Group::Recovery) {
             run.recovery().await?;
         }
+        if wanted(Group::Credentials) {
+            run.credentials().await?;
+        }
         if wanted(Group::Writes) {
             run.writes().await?;
         }
@@ -270,6 +276,7 @@ fn part(args: PartArgs) -> Result<(), BenchError> {
             }
             Role::Sqlite => sqlite(&args.dir).await,
             Role::Restore => recover::serve(&args.dir).await,
+            Role::Hashes => logins::hashes().await,
         }
     });
     if let Err(error) = &done {

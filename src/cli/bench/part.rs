@@ -23,7 +23,8 @@ pub struct Part {
 }
 
 impl Part {
-    /// Starts `pii-vault bench part ROLE --dir DIR` and waits until it is ready.
+    /// Starts `pii-vault bench part ROLE --dir DIR` and waits until it is ready. `core`: stays there; otherwise it may use
+    /// every core.
     pub async fn start(role: &'static str, dir: &Path, core: Option<usize>) -> Result<Part, BenchError> {
         let program = std::env::current_exe().map_err(BenchError::io("this program"))?;
         let mut command = Command::new(program);
@@ -31,8 +32,9 @@ impl Part {
         if let Some(core) = core {
             command.args(["--core", &core.to_string()]);
         }
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(BenchError::io("a part"))?;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        // Not on the client's core, unless it is told to.
+        let mut child = os::unpinned(|| command.spawn()).map_err(BenchError::io("a part"))?;
         let (input, output) = (child.stdin.take(), child.stdout.take());
         let (send, answers) = unbounded_channel();
         if let Some(output) = output {
@@ -62,6 +64,11 @@ impl Part {
     /// CPU time so far.
     pub fn cpu(&self) -> Result<Duration, BenchError> {
         os::cpu(self.child.id()).map_err(BenchError::io("/proc"))
+    }
+
+    /// The same of threads that live, to a nanosecond.
+    pub fn cpu_of_threads(&self) -> Result<Duration, BenchError> {
+        os::cpu_of_threads(self.child.id()).map_err(BenchError::io("/proc"))
     }
 
     /// Bytes in RAM.

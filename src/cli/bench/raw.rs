@@ -110,7 +110,10 @@ impl Raw {
         conn.wal_hook(Some(hook)).map_err(sql)?;
         let mut noise = vec![0; 1 << 20];
         rand::rng().fill(&mut noise[..]);
-        Ok(Raw { conn, shapes, audit_bytes, checkpoint_pages: checkpoint_pages as i32, log_pages, next: 1, noise })
+        // Another group of rows may have written before.
+        let next =
+            conn.query_row("SELECT coalesce(max(uid), 0) + 1 FROM subject", [], |row| row.get(0)).map_err(sql)?;
+        Ok(Raw { conn, shapes, audit_bytes, checkpoint_pages: checkpoint_pages as i32, log_pages, next, noise })
     }
 
     /// Puts subjects in groups until the time is over; answers how many and in how many seconds.
@@ -152,6 +155,7 @@ impl Raw {
                     class.execute((uid << 5 | number, number, slot, &random[16..32], &noise[at..at + bytes]))?;
                 }
                 for _ in 0..shape.terms {
+                    rand::rng().fill(&mut random[32..]);
                     term.execute((&random[32..], uid))?;
                 }
             }

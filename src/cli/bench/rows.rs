@@ -65,6 +65,24 @@ pub(super) struct Target {
     pub purpose: u32,
 }
 
+/// Ours and the floor's, window beside window.
+pub(super) type Pairs = Vec<(f64, f64)>;
+
+/// An echo process, and connections to it.
+pub(super) struct Floor {
+    pub part: Part,
+    pub wire: Arc<Wire>,
+    request: Bytes,
+}
+
+impl Floor {
+    /// What is sent to it.
+    pub fn next(&self) -> impl Fn(u64) -> Bytes + Send + Sync + 'static {
+        let request = self.request.clone();
+        move |_| request.clone()
+    }
+}
+
 pub(super) fn progress(what: &str) {
     crate::cli::output::note(&format!("bench: {what}"));
 }
@@ -113,9 +131,6 @@ impl Run {
     /// Reads: hot, at random, in batches; with the floor's rate and CPU.
     pub async fn reads(&mut self) -> Result<(), BenchError> {
         let mut target = self.vault(&self.vault_dir(), self.plan.core).await?;
-        let floor = Part::start("echo", &self.plan.dir, self.plan.core).await?;
-        let floor_wire = self.wire(floor.port()?, target.part.ready["credential"].as_str().unwrap_or_default()).await?;
-
         // Equal sizes: those of a real call.
         let request = get_request(&self.ids[0], &target);
         let answer = target.wire.ask::<pb::GetFieldsResponse>(GET, &request).await?;
@@ -125,20 +140,16 @@ impl Run {
             let answer = target.wire.ask::<pb::GetFieldsResponse>(GET, &get_request(id, &target)).await?;
             answer_bytes += prost::Message::encoded_len(&answer);
         }
-        let echoed = echo::request(prost::Message::encoded_len(&request), answer_bytes / self.ids.len().min(100));
-
+        let sizes = (prost::Message::encoded_len(&request), answer_bytes / self.ids.len().min(100));
+        let floor = self.echo(&target, sizes).await?;
         let load = |path| Load::new(path, self.plan.in_flight, self.plan.window);
         let echo_load = load(echo::PATH);
-        let echo_next = {
-            let echoed = echoed.clone();
-            move |_| echoed.clone()
-        };
 
         progress("control: the echo against itself");
         let mut pairs = Vec::new();
         for _ in 0..self.plan.windows {
-            let a = measured(&floor, &floor_wire, &echo_load, echo_next.clone()).await?;
-            let b = measured(&floor, &floor_wire, &echo_load, echo_next.clone()).await?;
+            let a = measured(&floor.part, &floor.wire, &echo_load, floor.next()).await?;
+            let b = measured(&floor.part, &floor.wire, &echo_load, floor.next()).await?;
             pairs.push((a.0.rate(), b.0.rate()));
         }
         self.rows.extend(Row::against("control: echo against itself, rate", "calls/s", "echo", &pairs));
@@ -157,19 +168,7 @@ impl Run {
             } else {
                 target.wire.drive(&warm, at_random(frames.clone())).await?;
             }
-            let (mut rates, mut cpus) = (Vec::new(), Vec::new());
-            for i in 0..self.plan.windows {
-                let next = at_random(frames.clone());
-                let (ours, under) = if i % 2 == 0 {
-                    let ours = measured(&target.part, &target.wire, &load(GET), next).await?;
-                    (ours, measured(&floor, &floor_wire, &echo_load, echo_next.clone()).await?)
-                } else {
-                    let under = measured(&floor, &floor_wire, &echo_load, echo_next.clone()).await?;
-                    (measured(&target.part, &target.wire, &load(GET), next).await?, under)
-                };
-                rates.push((ours.0.rate(), under.0.rate()));
-                cpus.push((ours.1, under.1));
-            }
+            let (rates, cpus) = self.beside_echo(&target, &load(GET), &frames, &floor).await?;
             let hot = name.starts_with("hot");
             let what = format!("{name} of {subjects} subjects");
             self.rows.extend(
@@ -184,8 +183,41 @@ impl Run {
         }
         self.idle(&target.part).await?;
         self.batches(&mut target).await?;
-        floor.end().await?;
+        floor.part.end().await?;
         target.part.end().await
+    }
+
+    /// The floor of calls whose requests and answers have so many bytes: an echo on the core of the server under test.
+    pub(super) async fn echo(&self, target: &Target, sizes: (usize, usize)) -> Result<Floor, BenchError> {
+        let part = Part::start("echo", &self.plan.dir, self.plan.core).await?;
+        let wire = self.wire(part.port()?, target.part.ready["credential"].as_str().unwrap_or_default()).await?;
+        Ok(Floor { part, wire, request: echo::request(sizes.0, sizes.1) })
+    }
+
+    /// Windows of random ones of `frames` and of echoes beside each other, by turns: calls a second, and the server's CPU
+    /// time a call in microseconds.
+    pub(super) async fn beside_echo(
+        &self,
+        target: &Target,
+        load: &Load,
+        frames: &Arc<Vec<Bytes>>,
+        floor: &Floor,
+    ) -> Result<(Pairs, Pairs), BenchError> {
+        let echoes = Load { path: echo::PATH, ..load.clone() };
+        let (mut rates, mut cpus) = (Vec::new(), Vec::new());
+        for i in 0..self.plan.windows {
+            let next = at_random(frames.clone());
+            let (ours, under) = if i % 2 == 0 {
+                let ours = measured(&target.part, &target.wire, load, next).await?;
+                (ours, measured(&floor.part, &floor.wire, &echoes, floor.next()).await?)
+            } else {
+                let under = measured(&floor.part, &floor.wire, &echoes, floor.next()).await?;
+                (measured(&target.part, &target.wire, load, next).await?, under)
+            };
+            rates.push((ours.0.rate(), under.0.rate()));
+            cpus.push((ours.1, under.1));
+        }
+        Ok((rates, cpus))
     }
 
     /// What the server takes while nobody calls.
@@ -345,7 +377,7 @@ impl Run {
     }
 }
 
-/// A window with the server's CPU time for each call in microseconds.
+/// A window with the server's CPU time for each call in microseconds; to 10 ms in all.
 pub(super) async fn measured(
     part: &Part,
     wire: &Arc<Wire>,

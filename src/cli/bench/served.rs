@@ -120,6 +120,9 @@ pub async fn serve(dir: &Path) -> Result<(), BenchError> {
         "public_key": data_encoding::HEXLOWER.encode(&served.node.keyring.signing().public()),
         "fields": fields,
         "purpose": served.purpose("service")?.0,
+        "login_threads": served.node.vault.options().passwords.threads,
+        "login_queue": served.node.vault.options().passwords.queue,
+        "login_kib": served.node.vault.options().passwords.cost.memory_kib,
     }));
 
     let mut requests = super::part::requests();
@@ -245,6 +248,10 @@ impl Served {
                 let seconds = took(&self.clock);
                 std::fs::remove_dir_all(&to).map_err(BenchError::io("a copy"))?;
                 Ok(json!({ "rows": copied.map_err(BenchError::io("a copy"))?, "seconds": seconds }))
+            }
+            "count" => {
+                let subjects = self.node.vault.get_tenant(&self.call()?).await.map_err(failed)?.subjects;
+                Ok(json!({ "rows": subjects }))
             }
             "read" => {
                 let time = Duration::from_secs_f64(request["seconds"].as_f64().unwrap_or(1.0));

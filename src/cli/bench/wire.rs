@@ -16,6 +16,9 @@ use tokio_rustls::TlsConnector;
 use super::error::BenchError;
 use crate::clock::Clock;
 
+/// `RESOURCE_EXHAUSTED` as `grpc-status` has it.
+const EXHAUSTED: &str = "8";
+
 /// Connections to one server.
 pub struct Wire {
     connections: Vec<SendRequest<Bytes>>,
@@ -27,6 +30,8 @@ pub struct Wire {
 #[derive(Debug, Default)]
 pub struct Window {
     pub calls: u64,
+    /// Calls that were refused for lack of room, where the load allows it; not among the others.
+    pub shed: u64,
     pub seconds: f64,
     /// Of each call, in microseconds.
     pub latencies: Vec<u32>,
@@ -50,11 +55,13 @@ pub struct Load {
     pub calls: u64,
     /// Each of those in flight waits so long from the start of one call to the next; zero: it does not wait.
     pub pace: Duration,
+    /// Whether a refusal for lack of room (RESOURCE_EXHAUSTED) is counted rather than the end.
+    pub may_be_shed: bool,
 }
 
 impl Load {
     pub fn new(path: &'static str, in_flight: usize, time: Duration) -> Self {
-        Load { path, in_flight, time, calls: u64::MAX, pace: Duration::ZERO }
+        Load { path, in_flight, time, calls: u64::MAX, pace: Duration::ZERO, may_be_shed: false }
     }
 }
 
@@ -168,6 +175,22 @@ impl Wire {
         A::decode(answer).map_err(BenchError::other("answer"))
     }
 
+    /// The same; again while the server has no room for it.
+    pub async fn ask_until_answered<A: prost::Message + Default>(
+        &self,
+        path: &'static str,
+        message: &impl prost::Message,
+    ) -> Result<A, BenchError> {
+        loop {
+            match self.ask(path, message).await {
+                Err(BenchError::Refused { code, .. }) if code == EXHAUSTED => {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
     /// A closed loop: `in_flight` callers, each with the next frame as soon as it has its answer. The first error ends it.
     pub async fn drive(
         self: &Arc<Self>,
@@ -182,10 +205,10 @@ impl Wire {
         let mut callers = Vec::with_capacity(load.in_flight);
         for caller in 0..load.in_flight {
             let (wire, uri, next, given) = (self.clone(), uri.clone(), next.clone(), given.clone());
-            let (most, pace, all) = (load.calls, load.pace, load.in_flight);
+            let (most, pace, all, may_be_shed) = (load.calls, load.pace, load.in_flight, load.may_be_shed);
             callers.push(tokio::spawn(async move {
                 let mut latencies = Vec::with_capacity(4096);
-                let mut bytes = 0;
+                let (mut bytes, mut shed) = (0, 0);
                 // Paced callers begin one after the other, so that they do not call in step.
                 tokio::time::sleep(pace.mul_f64(caller as f64 / all as f64)).await;
                 loop {
@@ -197,21 +220,29 @@ impl Wire {
                     if number >= most {
                         break;
                     }
-                    bytes = wire.call(caller, &uri, next(number)).await?.len();
+                    let answer = wire.call(caller, &uri, next(number)).await;
                     let took = wire.clock.monotonic() - began;
-                    latencies.push(took.as_micros().min(u32::MAX as u128) as u32);
+                    match answer {
+                        Ok(answer) => {
+                            bytes = answer.len();
+                            latencies.push(took.as_micros().min(u32::MAX as u128) as u32);
+                        }
+                        Err(BenchError::Refused { code, .. }) if may_be_shed && code == EXHAUSTED => shed += 1,
+                        Err(error) => return Err(error),
+                    }
                     if !pace.is_zero() {
                         tokio::time::sleep(pace.saturating_sub(took)).await;
                     }
                 }
-                Ok::<_, BenchError>((latencies, bytes))
+                Ok::<_, BenchError>((latencies, bytes, shed))
             }));
         }
         let mut window = Window::default();
         for caller in callers {
-            let (mut latencies, bytes) = caller.await.map_err(BenchError::other("a caller"))??;
+            let (mut latencies, bytes, shed) = caller.await.map_err(BenchError::other("a caller"))??;
             window.calls += latencies.len() as u64;
             window.latencies.append(&mut latencies);
+            window.shed += shed;
             window.answer_bytes = window.answer_bytes.max(bytes);
         }
         window.seconds = (self.clock.monotonic() - began).as_secs_f64();
