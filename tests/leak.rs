@@ -234,6 +234,29 @@ async fn t26_no_text_of_a_caller_leaks() {
     }
     let import = |hash: String| pb::ImportPasswordRequest { key: by_id(&person), hash, ..Default::default() };
     errors.push(login.import_password(with(&key, import(format!("$2b$10${}", canary("hash"))))).await.unwrap_err());
+    let import = pb::BatchImportPasswordsRequest {
+        rows: vec![pb::PasswordImport {
+            subject: canary("imported"),
+            hash: format!("$2b$10${}", canary("row")),
+            must_change: false,
+        }],
+        ..Default::default()
+    };
+    let rows = login.batch_import_passwords(with(&key, import)).await.expect("import").into_inner().errors;
+    let rows = format!("{rows:?}").into_bytes();
+    assert!(rows.len() > 50, "the row was refused");
+    let second = canary("second-password");
+    for (old, new) in [(canary("not-the-password"), canary("never-set")), (password.clone(), second.clone())] {
+        let change = pb::ChangePasswordRequest {
+            key: by_id(&person),
+            password: old.into_bytes().into(),
+            new_password: new.into_bytes().into(),
+            source: source.clone().into_bytes().into(),
+            context: context.clone(),
+        };
+        login.change_password(with(&key, change)).await.expect("a verdict");
+    }
+    login.verify_password(with(&key, verify(&person, &second))).await.expect("a verdict");
     let new = pb::IssueApiKeyRequest { key: by_id(&person), label: canary("label"), ..Default::default() };
     let issued = login.issue_api_key(with(&key, new)).await.expect("issue").into_inner().text;
     canaries.push(issued.split('_').nth(3).expect("prefix, environment, id, secret").to_owned());
@@ -259,7 +282,31 @@ async fn t26_no_text_of_a_caller_leaks() {
         ..Default::default()
     };
     canaries.push(enrol.account.clone());
-    canaries.push(login.enrol_totp(with(&key, enrol)).await.expect("enrol").into_inner().secret);
+    let made = login.enrol_totp(with(&key, enrol)).await.expect("enrol").into_inner();
+    let secret = pii_vault::auth::TotpSecret::from_base32(&made.secret).expect("a secret");
+    canaries.push(made.secret);
+    // What a user types: right, wrong, and of the sheet of recovery codes.
+    let now = running.test.now().0 / 1_000;
+    let text = secret.code_at(now).expect("a code").to_string();
+    login
+        .confirm_totp(with(&key, pb::ConfirmTotpRequest { key: by_id(&person), text, ..Default::default() }))
+        .await
+        .unwrap();
+    let text = format!("cnry{}totp", canaries.len());
+    canaries.push(text.clone());
+    login
+        .verify_totp(with(&key, pb::VerifyTotpRequest { key: by_id(&person), text, ..Default::default() }))
+        .await
+        .unwrap();
+    let sheet = pb::IssueRecoveryCodesRequest { key: by_id(&person), ..Default::default() };
+    let sheet = login.issue_recovery_codes(with(&key, sheet)).await.expect("sheet").into_inner().texts;
+    let wrong = format!("cnry{}code", canaries.len());
+    for (r#use, text) in [("recovery", sheet[0].clone()), ("recovery", wrong.clone()), ("reset", wrong.clone())] {
+        let typed = pb::VerifyCodeRequest { key: by_id(&person), r#use: r#use.into(), text, ..Default::default() };
+        login.verify_code(with(&key, typed)).await.expect("a verdict");
+    }
+    canaries.push(wrong);
+    canaries.extend(sheet);
     assert!(errors.iter().all(|status| status.code() != Code::Internal), "{errors:?}");
 
     let rendered = metrics.render();
@@ -267,7 +314,7 @@ async fn t26_no_text_of_a_caller_leaks() {
     let (dir, node) = (test.dir, test.node);
     node.close().await;
 
-    let mut hits = Vec::new();
+    let mut hits = found(&rows, &canaries);
     for status in &errors {
         let whole = [format!("{status:?}").into_bytes(), status.details().to_vec()].concat();
         hits.extend(found(&whole, &canaries).into_iter().map(|hit| format!("error {:?}: {hit}", status.code())));

@@ -11,6 +11,7 @@ mod harness;
 mod net;
 
 mod backup;
+mod credentials;
 mod disks;
 mod doctor;
 mod kill;

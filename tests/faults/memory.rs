@@ -21,18 +21,18 @@ use crate::server::Place;
 use crate::{Dice, rounds};
 
 /// Something to look for.
-struct Needle {
+pub struct Needle {
     what: String,
     bytes: Vec<u8>,
 }
 
-fn needle(what: impl Into<String>, bytes: &[u8]) -> Needle {
+pub fn needle(what: impl Into<String>, bytes: &[u8]) -> Needle {
     assert!(bytes.len() >= 16);
     Needle { what: what.into(), bytes: bytes.to_vec() }
 }
 
 /// How often each needle lies in the writable memory of a process, with where.
-fn search(pid: u32, needles: &[Needle]) -> Vec<(String, usize, String)> {
+pub fn search(pid: u32, needles: &[Needle]) -> Vec<(String, usize, String)> {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("root may read another process's map");
     let mut memory = std::fs::File::open(format!("/proc/{pid}/mem")).expect("root may read another process's memory");
     let mut found: Vec<(String, usize, String)> = needles.iter().map(|n| (n.what.clone(), 0, String::new())).collect();
@@ -70,7 +70,7 @@ fn search(pid: u32, needles: &[Needle]) -> Vec<(String, usize, String)> {
 }
 
 /// Those that were found, for a message.
-fn hits(found: &[(String, usize, String)]) -> Vec<String> {
+pub fn hits(found: &[(String, usize, String)]) -> Vec<String> {
     found.iter().filter(|(_, n, _)| *n > 0).map(|(what, n, place)| format!("{n} x {what}:{place}")).collect()
 }
 
@@ -175,7 +175,7 @@ fn uids(place: &Place) -> Vec<i64> {
 }
 
 /// Whether the search can find something: a word of this very test's memory.
-fn control(path: &Path) {
+pub fn control(path: &Path) {
     let word = format!("control {} {}", path.display(), std::process::id());
     let held = word.clone().into_bytes();
     assert!(search(std::process::id(), &[needle("control", &held)])[0].1 >= 2, "two copies are held here");
