@@ -49,6 +49,9 @@ pub struct Config {
     pub data_dir: PathBuf,
     pub keeper: KeeperConfig,
     pub root_kek: Option<RootKekSource>,
+    /// The root KEK that `keys rotate root` goes over to, online; take it into `root_kek` afterwards. Read again when it
+    /// is asked for.
+    pub root_kek_next: Option<RootKekSource>,
     pub listen: ListenConfig,
     /// Absent: plain text, on loopback only.
     pub tls: Option<TlsConfig>,
@@ -60,9 +63,12 @@ pub struct Config {
     pub storage: StorageConfig,
     pub audit: AuditConfig,
     pub jobs: JobsConfig,
+    pub rotation: RotationConfig,
     pub backup: BackupConfig,
     pub log: LogConfig,
     pub development: DevelopmentConfig,
+    #[serde(skip)]
+    pub origin: Origin,
 }
 
 /// `strict` refuses what `default` only reports: one keeper replica, archives beside the data, plain text, reflection.
@@ -99,8 +105,23 @@ pub enum RootKekSource {
         env: Option<String>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         credential: Option<String>,
+        /// Name of the public file with salt and cost in the first keeper directory; `passphrase.json` if left out. A
+        /// next passphrase needs another one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        params: Option<String>,
     },
 }
+
+/// How a configuration was read, to read it again. Two configurations are equal wherever they come from.
+#[derive(Debug, Clone, Default)]
+pub struct Origin(Option<(Option<PathBuf>, Vec<(String, String)>)>);
+
+impl PartialEq for Origin {
+    fn eq(&self, _: &Origin) -> bool {
+        true
+    }
+}
+impl Eq for Origin {}
 
 /// The gRPC port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -256,6 +277,35 @@ pub struct JobsConfig {
     pub checkpoint_s: u64,
 }
 
+/// How old keys may become. 0: no period.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RotationConfig {
+    pub root_days: u32,
+    pub tenant_root_days: u32,
+    pub tree_days: u32,
+    pub data_days: u32,
+    pub index_days: u32,
+    pub password_pepper_days: u32,
+    pub signing_days: u32,
+    /// Days before the end of a period from which on the log and the metrics warn.
+    pub warn_days: u32,
+    /// Kinds that the vault rotates by itself when their period is over: `tenant-root`, `tree`, `data`, `index`,
+    /// `signing`. A root key cannot: its next one comes from outside.
+    pub automatic: Vec<KeyPeriod>,
+}
+
+/// A kind of key that the vault can rotate by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeyPeriod {
+    TenantRoot,
+    Tree,
+    Data,
+    Index,
+    Signing,
+}
+
 /// Archives that the server makes by itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -347,9 +397,9 @@ impl Config {
         }
         // A variable that root_kek points to is a secret, not a key.
         let mut secrets: Vec<String> = Vec::new();
-        for part in ["name", "env"] {
-            let key = ["root_kek".to_owned(), part.to_owned()];
-            let in_file = table.get("root_kek").and_then(|t| t.get(part)).and_then(Value::as_str).map(str::to_owned);
+        for (section, part) in ["root_kek", "root_kek_next"].iter().flat_map(|s| [(*s, "name"), (*s, "env")]) {
+            let key = [section.to_owned(), part.to_owned()];
+            let in_file = table.get(section).and_then(|t| t.get(part)).and_then(Value::as_str).map(str::to_owned);
             let over = overlays.iter().filter(|(_, k, _)| *k == key).map(|(_, _, text)| text.clone());
             for name in over.chain(in_file) {
                 secrets.extend([format!("{name}_FILE"), name]);
@@ -362,7 +412,8 @@ impl Config {
             set(&mut table, name, key, value)?;
         }
         let whole = |table: Table| table.try_into::<Config>();
-        whole(table.clone()).map_err(|error| {
+        let origin = Origin(Some((file.map(Path::to_owned), flags.to_vec())));
+        whole(table.clone()).map(|config| Config { origin, ..config }).map_err(|error| {
             // Whose fault it is: the overlay without whose key all is well.
             let guilty = overlays.iter().find(|(_, key, _)| {
                 let mut without = table.clone();
@@ -372,6 +423,14 @@ impl Config {
             let name = guilty.map_or("environment and flags".to_owned(), |(name, _, _)| name.clone());
             ConfigError::Overlay { name, message: error.message().to_owned() }
         })
+    }
+
+    /// Reads the same file, environment and flags once more; one that was not read from anywhere stays as it is.
+    pub fn again(&self) -> Result<Config, ConfigError> {
+        match &self.origin.0 {
+            Some((file, flags)) => Config::load(file.as_deref(), std::env::vars(), flags),
+            None => Ok(self.clone()),
+        }
     }
 
     /// Reads the text of a file alone; `path` is for messages.
@@ -411,11 +470,19 @@ impl Config {
 
         match &self.root_kek {
             None => bad("root_kek", "must say where the root key is"),
-            Some(source) => {
-                if let Some((key, rule)) = source.problem() {
-                    bad(key, &rule);
-                }
-            }
+            // After a rotation the former key is gone, and the next one is the key.
+            Some(source) => match (source.problem(), self.root_kek_next.as_ref().map(RootKekSource::problem)) {
+                (None, _) | (_, Some(None)) => {}
+                (Some((key, rule)), _) => bad(key, &rule),
+            },
+        }
+        if let (Some(one), Some(next)) = (&self.root_kek, &self.root_kek_next)
+            && one.same_place(next)
+        {
+            bad("root_kek_next", "is in the same place as root_kek");
+        }
+        if self.rotation.tenant_root_days > 3_650 || self.rotation.warn_days > 3_650 {
+            bad("rotation", "periods are in days, warn_days and tenant_root_days at most 3650");
         }
 
         let backups = self.backups_dir();
@@ -592,12 +659,22 @@ impl TlsConfig {
 }
 
 impl RootKekSource {
+    /// Whether both would read the same thing. A passphrase is another one by its parameters.
+    fn same_place(&self, other: &RootKekSource) -> bool {
+        match (self, other) {
+            (RootKekSource::Passphrase { params: one, .. }, RootKekSource::Passphrase { params: two, .. }) => {
+                one == two
+            }
+            _ => self == other,
+        }
+    }
+
     fn problem(&self) -> Option<(&'static str, String)> {
         match self {
             RootKekSource::File { path } => secret_file(path).map(|rule| ("root_kek.path", rule)),
             RootKekSource::Env { name } => variable(name).map(|rule| ("root_kek.name", rule)),
             RootKekSource::Credential { name } => credential(name).map(|rule| ("root_kek.name", rule)),
-            RootKekSource::Passphrase { file, env, credential: cred } => match (file, env, cred) {
+            RootKekSource::Passphrase { file, env, credential: cred, .. } => match (file, env, cred) {
                 (Some(path), None, None) => secret_file(path).map(|rule| ("root_kek.file", rule)),
                 (None, Some(name), None) => variable(name).map(|rule| ("root_kek.env", rule)),
                 (None, None, Some(name)) => credential(name).map(|rule| ("root_kek.credential", rule)),
@@ -658,6 +735,7 @@ fn file_error(path: &Path, text: &str, error: toml::de::Error) -> ConfigError {
 fn complete_sample() -> Config {
     Config {
         root_kek: Some(RootKekSource::File { path: PathBuf::new() }),
+        root_kek_next: Some(RootKekSource::File { path: PathBuf::new() }),
         tls: Some(TlsConfig {
             certificate: PathBuf::new(),
             private_key: PathBuf::new(),
@@ -725,6 +803,7 @@ impl Default for Config {
             data_dir: PathBuf::new(),
             keeper: KeeperConfig::default(),
             root_kek: None,
+            root_kek_next: None,
             listen: ListenConfig::default(),
             tls: None,
             ops: OpsConfig::default(),
@@ -735,9 +814,11 @@ impl Default for Config {
             storage: StorageConfig::default(),
             audit: AuditConfig::default(),
             jobs: JobsConfig::default(),
+            rotation: RotationConfig::default(),
             backup: BackupConfig::default(),
             log: LogConfig::default(),
             development: DevelopmentConfig::default(),
+            origin: Origin::default(),
         }
     }
 }
@@ -751,6 +832,23 @@ impl Default for ListenConfig {
 impl Default for OpsConfig {
     fn default() -> Self {
         OpsConfig { enabled: true, address: SocketAddr::from(([127, 0, 0, 1], 7480)), allow_non_loopback: false }
+    }
+}
+
+impl Default for RotationConfig {
+    fn default() -> Self {
+        let periods = crate::vault::rotation::Periods::default();
+        RotationConfig {
+            root_days: periods.root,
+            tenant_root_days: periods.tenant_root,
+            tree_days: periods.tree,
+            data_days: periods.data,
+            index_days: periods.index,
+            password_pepper_days: periods.password_pepper,
+            signing_days: periods.signing,
+            warn_days: periods.warn,
+            automatic: vec![KeyPeriod::TenantRoot],
+        }
     }
 }
 
@@ -877,7 +975,7 @@ mod tests {
             for key in value.as_table().map_or(vec![section.clone()], |t| t.keys().cloned().collect()) {
                 assert!(
                     SAMPLE.lines().any(|l| l.trim_start_matches("# ").starts_with(&format!("{key} =")))
-                        || section == "root_kek",
+                        || section.starts_with("root_kek"),
                     "{section}.{key}"
                 );
             }
@@ -935,7 +1033,10 @@ mod tests {
         let config = load("", &env, &[]).unwrap();
         assert_eq!(config.keeper.paths, [Path::new("/keeper/a"), Path::new("/keeper/b")]);
         let env = Some("PII_VAULT_MINE".to_owned());
-        assert_eq!(config.root_kek, Some(RootKekSource::Passphrase { file: None, env, credential: None }));
+        assert_eq!(
+            config.root_kek,
+            Some(RootKekSource::Passphrase { file: None, env, credential: None, params: None })
+        );
         let tls = config.tls.unwrap();
         assert!(tls.require_client_certificate && tls.options().allow_tls12);
     }
@@ -1020,7 +1121,12 @@ mod tests {
         let config = good(dir.path());
         std::fs::set_permissions(dir.path().join("kek"), std::fs::Permissions::from_mode(0o640)).unwrap();
         assert_eq!(problems(&config), ["root_kek.path"]);
-        let two = RootKekSource::Passphrase { file: Some("/a".into()), env: Some("B".into()), credential: None };
+        let two = RootKekSource::Passphrase {
+            file: Some("/a".into()),
+            env: Some("B".into()),
+            credential: None,
+            params: None,
+        };
         assert_eq!(problems(&Config { root_kek: Some(two), ..config }), ["root_kek"]);
     }
 }

@@ -16,6 +16,7 @@ pub enum Domain {
     Archive,
     Report,
     KeyChain,
+    Rotation,
 }
 
 impl Domain {
@@ -28,6 +29,7 @@ impl Domain {
             Domain::Archive => b"pii-vault archive v1\0",
             Domain::Report => b"pii-vault report v1\0",
             Domain::KeyChain => b"pii-vault key chain v1\0",
+            Domain::Rotation => b"pii-vault rotation v1\0",
         }
     }
 }

@@ -98,7 +98,7 @@ impl Keyring {
             let slots = self.keeper.read(row.no).await?;
             let state = self.state(row.no);
             let present = |block: &&crate::keyring::keeper::RootBlock| {
-                block.generation == row.generation && block.kek == self.kek.id()
+                block.generation == row.generation && self.has_kek(&block.kek)
             };
             let report = SlotsReport {
                 tenant: row.no,

@@ -10,6 +10,7 @@ pub mod archive;
 pub mod cache;
 pub mod care;
 pub mod rebuild;
+pub mod rotate;
 pub mod state;
 pub mod swap;
 pub mod tree;

@@ -15,7 +15,7 @@ use crate::keyring::allocate::Slots;
 use crate::keyring::archive::{KeyArchive, NewLeaf, SettingRefused};
 use crate::keyring::cache::{ClassCache, NodeCache};
 use crate::keyring::keeper::{
-    Anchor, Keeper, KeeperError, OwnBlock, RootBlock, open_signing, root_block_aad, seal_signing,
+    Anchor, Keeper, KeeperError, Link, OwnBlock, RootBlock, link_of, open_signing, root_block_aad, seal_signing,
 };
 use crate::keyring::state::{self, TenantKeyState};
 use crate::keyring::swap::{Hook, Queue, Unsettled};
@@ -134,6 +134,8 @@ impl KeyringOptions {
 pub(super) struct Present {
     pub generation: Generation,
     pub root: TenantRoot,
+    /// Id of the root KEK that wraps it in the keeper.
+    pub kek: [u8; 16],
 }
 
 /// One tenant's keys in memory.
@@ -187,7 +189,8 @@ pub(super) enum Keep {
 pub struct Keyring {
     pub(super) store: Arc<dyn Store>,
     pub(super) keeper: Arc<dyn Keeper>,
-    pub(super) kek: RootKek,
+    /// The first one wraps; the others, if any, still open what a rotation has not rewrapped yet.
+    pub(super) keks: RwLock<Vec<RootKek>>,
     pub(super) vault: VaultId,
     pub(super) options: KeyringOptions,
     pub(super) nodes: NodeCache,
@@ -195,8 +198,18 @@ pub struct Keyring {
     tenants: RwLock<HashMap<TenantNo, Arc<TenantKeys>>>,
     /// Turns at opening leaves, by the leaf's number.
     opening: [tokio::sync::Mutex<()>; TURNS],
-    signing: Arc<Signing>,
-    public_keys: Vec<[u8; 32]>,
+    pub(super) signer: RwLock<Signer>,
+    /// One change of the keeper's own signing block at a time.
+    pub(super) own_turn: tokio::sync::Mutex<()>,
+}
+
+/// The key that signs, and those that receipts of before were signed with.
+pub(super) struct Signer {
+    pub signing: Arc<Signing>,
+    /// The present public key first, then former ones.
+    pub public_keys: Vec<[u8; 32]>,
+    /// What the keeper's block says about the key before; `None` for a first key.
+    pub link: Option<Link>,
 }
 
 /// Leaves that are opened beside one another.
@@ -220,7 +233,7 @@ impl Keyring {
     ) -> Result<Arc<Self>, KeyringError> {
         let present = keeper.own(OwnBlock::Signing).await?;
         if present.is_none() {
-            let bytes = seal_signing(keeper.vault(), &kek, &Signing::generate());
+            let bytes = seal_signing(keeper.vault(), &kek, &Signing::generate(), None);
             keeper.put_own(OwnBlock::Signing, &bytes, 1).await?;
         }
         let ring = Self::open(store, keeper, kek, options).await?;
@@ -235,14 +248,31 @@ impl Keyring {
         kek: RootKek,
         options: KeyringOptions,
     ) -> Result<Arc<Self>, KeyringError> {
+        Self::open_with(store, keeper, vec![kek], options).await
+    }
+
+    /// The same with several root KEKs, as a rotation that was interrupted needs them. The one that seals the signing key
+    /// is the present one: a rotation moves that first.
+    pub async fn open_with(
+        store: Arc<dyn Store>,
+        keeper: Arc<dyn Keeper>,
+        mut keks: Vec<RootKek>,
+        options: KeyringOptions,
+    ) -> Result<Arc<Self>, KeyringError> {
         let vault = keeper.vault();
         let (_, block) = keeper.own(OwnBlock::Signing).await?.ok_or(KeyringError::NoSigningKey)?;
-        let signing = Arc::new(open_signing(vault, &kek, &block).map_err(|_| KeyringError::WrongKek)?);
+        let present = keks.iter().position(|kek| block.starts_with(&kek.id())).ok_or(KeyringError::WrongKek)?;
+        keks.swap(0, present);
+        let signing = Arc::new(open_signing(vault, &keks[0], &block).map_err(|_| KeyringError::WrongKek)?);
         let mut public_keys = vec![signing.public()];
+        let link = link_of(&block).filter(|link| link.is_right(vault, &signing.public()));
+        public_keys.extend(link.iter().map(|link| link.former));
         keeper.unlock(signing.clone());
         if let Some(archive) = &options.archive {
             archive.unlock(signing.clone(), &public_keys)?;
-            public_keys.extend(archive.setting().iter().flat_map(|setting| setting.former_signers()));
+            let former = archive.setting().iter().flat_map(|setting| setting.former_signers()).collect::<Vec<_>>();
+            public_keys.extend(former.into_iter().filter(|key| link.is_none_or(|link| link.former != *key)));
+            archive.sign_as(signing.clone(), &public_keys);
         }
         if !options.archive.as_ref().is_some_and(|archive| archive.active()) {
             tracing::warn!(
@@ -256,11 +286,11 @@ impl Keyring {
             opening: Default::default(),
             store,
             keeper,
-            kek,
+            keks: RwLock::new(keks),
             vault,
             options,
-            signing,
-            public_keys,
+            signer: RwLock::new(Signer { signing, public_keys, link }),
+            own_turn: tokio::sync::Mutex::new(()),
         });
         for row in ring.store.tenants().await? {
             let tenant = Arc::new(TenantKeys::new(row.no, TenantKeyState::KeeperBehind));
@@ -282,14 +312,14 @@ impl Keyring {
         let snapshot = self.store.nodes(tenant.no, path).await?;
         let rows: Vec<&NodeRow> = snapshot.nodes.iter().flatten().collect();
         let tree = self.tree(tenant.no);
-        let start = state::start(self.vault, &self.kek, d, &slots, |root| {
+        let start = state::start(self.vault, &self.keks.read(), d, &slots, |root| {
             rows.first().is_some_and(|top| top.ordinal == tree::TOP && tree.open_top(root, top).is_ok())
         });
         let state = match start.root {
             Some((root, block)) => {
                 if let Some(leaf_0) = open_path(&tree, &root, &rows) {
                     tenant.set_secrets(&leaf_0);
-                    *tenant.present.write() = Some(Present { generation: d, root });
+                    *tenant.present.write() = Some(Present { generation: d, root, kek: block.kek });
                     if start.untidy {
                         let mut unsettled = tenant.swap.lock().await;
                         unsettled.destroy = Some(d);
@@ -327,11 +357,11 @@ impl Keyring {
     }
     /// Signs receipts, checkpoints, ledger.
     pub fn signing(&self) -> Arc<Signing> {
-        self.signing.clone()
+        self.signer.read().signing.clone()
     }
     /// The present public key first, then former ones.
     pub fn public_keys(&self) -> Vec<[u8; 32]> {
-        self.public_keys.clone()
+        self.signer.read().public_keys.clone()
     }
     pub fn keeper(&self) -> &Arc<dyn Keeper> {
         &self.keeper
@@ -339,13 +369,15 @@ impl Keyring {
     /// Writes where audit and ledger stand into the keeper, in the other of the anchor's two places.
     pub async fn put_anchor(&self, anchor: &Anchor) -> Result<(), KeyringError> {
         let sequence = self.keeper.own(OwnBlock::Anchor).await?.map_or(0, |(sequence, _)| sequence) + 1;
-        self.keeper.put_own(OwnBlock::Anchor, &anchor.encode(self.vault, &self.kek), sequence).await?;
+        let bytes = anchor.encode(self.vault, &self.keks.read()[0]);
+        self.keeper.put_own(OwnBlock::Anchor, &bytes, sequence).await?;
         Ok(())
     }
     /// What the keeper's anchor says; `None` if there is none that this root KEK wrote.
     pub async fn anchor(&self) -> Result<Option<Anchor>, KeyringError> {
         let block = self.keeper.own(OwnBlock::Anchor).await?;
-        Ok(block.and_then(|(_, bytes)| Anchor::decode(self.vault, &self.kek, &bytes)))
+        let keks = self.keks.read();
+        Ok(block.and_then(|(_, bytes)| keks.iter().find_map(|kek| Anchor::decode(self.vault, kek, &bytes))))
     }
     /// State of a tenant's keys; `KeeperBehind` for one that is not known.
     pub fn state(&self, tenant: TenantNo) -> TenantKeyState {
@@ -381,7 +413,9 @@ impl Keyring {
         let generation = Generation(1);
         let root = TenantRoot::generate();
         let grown = self.tree(no).plant(&root, generation);
-        self.keeper.write_next(self.wrap(no, generation, &root)).await?;
+        let block = self.wrap(no, generation, &root);
+        let kek = block.kek;
+        self.keeper.write_next(block).await?;
         self.cover(no, generation, &grown).await?;
         let mut change = ChangeSet { preconditions: with.preconditions, ..ChangeSet::default() };
         change.change(Mutation::PutTenant(TenantRow { generation, ..row }));
@@ -391,7 +425,7 @@ impl Keyring {
         self.store.commit(change).await?;
         let tenant = TenantKeys::new(no, TenantKeyState::Ready);
         tenant.set_secrets(&grown.nodes[&tree::leaf(0)]);
-        *tenant.present.write() = Some(Present { generation, root });
+        *tenant.present.write() = Some(Present { generation, root, kek });
         self.tenants.write().insert(no, Arc::new(tenant));
         Ok(())
     }
@@ -649,8 +683,9 @@ impl Keyring {
         Tree { vault: self.vault, tenant }
     }
     pub(super) fn wrap(&self, tenant: TenantNo, generation: Generation, root: &TenantRoot) -> RootBlock {
-        let kek = self.kek.id();
-        let wrapped = self.kek.wrap(&root_block_aad(self.vault, tenant, generation, &kek), root);
+        let keks = self.keks.read();
+        let kek = keks[0].id();
+        let wrapped = keks[0].wrap(&root_block_aad(self.vault, tenant, generation, &kek), root);
         RootBlock { tenant, generation, kek, wrapped }
     }
 

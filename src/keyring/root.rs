@@ -42,6 +42,29 @@ pub trait RootProvider: Send + Sync {
     fn describe(&self) -> String;
     /// Reads or derives it; nothing is cached.
     async fn load(&self) -> Result<RootKek, RootError>;
+    /// Destroys it where that is in the vault's power: answers whether it did. Only after nothing is under it any more.
+    async fn destroy(&self) -> Result<bool, RootError> {
+        Ok(false)
+    }
+}
+
+/// A root KEK that takes the present one's place.
+pub struct NextRoot {
+    pub kek: RootKek,
+    /// Kind of its provider.
+    pub provider: &'static str,
+}
+
+/// Where root KEKs come from while the vault runs; knows the configuration, which this floor does not.
+#[async_trait]
+pub trait RootSource: Send + Sync + std::fmt::Debug {
+    /// The one that the configuration names as the next, made if it is a file that is not there yet. Reads the
+    /// configuration again.
+    async fn next(&self) -> Result<NextRoot, RootError>;
+    /// Kind of the provider that a root KEK in memory came from.
+    fn provider_of(&self, id: &[u8; 16]) -> Option<&'static str>;
+    /// Destroys the key that the present one took the place of, where that is in the vault's power.
+    async fn destroy_former(&self, present: &[u8; 16]) -> Result<bool, RootError>;
 }
 
 /// Asks a person; never called on a thread of the runtime.
@@ -121,6 +144,10 @@ impl RootProvider for FileRoot {
     async fn load(&self) -> Result<RootKek, RootError> {
         let path = self.0.clone();
         off_runtime(move || key(&private_file(&path)?)).await
+    }
+    async fn destroy(&self) -> Result<bool, RootError> {
+        let path = self.0.clone();
+        off_runtime(move || destroy_file(&path)).await
     }
 }
 
@@ -259,6 +286,25 @@ fn create(path: &Path, bytes: &[u8], mode: u32) -> Result<(), RootError> {
         .and_then(|()| file.sync_all())
         .and_then(|()| File::open(parent)?.sync_all())
         .map_err(read_error)
+}
+
+/// Overwrites a key's file in place, then removes it. `false` where there is none.
+fn destroy_file(path: &Path) -> Result<bool, RootError> {
+    let mut file = match OpenOptions::new().write(true).open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(read_error(e)),
+    };
+    let length = file.metadata().map_err(read_error)?.len().min(MOST as u64) as usize;
+    let mut noise = Zeroizing::new(vec![0u8; length]);
+    random::fill(&mut noise);
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    file.write_all(&noise)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| std::fs::remove_file(path))
+        .and_then(|()| File::open(parent)?.sync_all())
+        .map_err(read_error)?;
+    Ok(true)
 }
 
 async fn off_runtime<T: Send + 'static>(

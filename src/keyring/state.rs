@@ -62,10 +62,11 @@ pub struct Start {
 }
 
 /// Decides. `opens` says whether a root opens the top node in the database: only then does a slot of generation `d`
-/// count. Of several right slots of `d` the one under the KEK in use counts.
+/// count. Of several right slots of `d` the one under the first KEK counts: the others are those of a rotation that was
+/// interrupted.
 pub fn start(
     vault: VaultId,
-    kek: &RootKek,
+    keks: &[RootKek],
     d: Generation,
     slots: &TenantSlots,
     opens: impl Fn(&TenantRoot) -> bool,
@@ -74,11 +75,13 @@ pub fn start(
     if slots.tombstoned() {
         return refused(TenantKeyState::TenantErased);
     }
-    let id = kek.id();
-    let root = slots.roots().filter(|block| block.generation == d && block.kek == id).find_map(|block| {
-        let aad = root_block_aad(vault, block.tenant, block.generation, &block.kek);
-        let root = kek.unwrap(&aad, &block.wrapped).ok().filter(&opens)?;
-        Some((root, block.clone()))
+    let root = keks.iter().find_map(|kek| {
+        let id = kek.id();
+        slots.roots().filter(|block| block.generation == d && block.kek == id).find_map(|block| {
+            let aad = root_block_aad(vault, block.tenant, block.generation, &block.kek);
+            let root = kek.unwrap(&aad, &block.wrapped).ok().filter(&opens)?;
+            Some((root, block.clone()))
+        })
     });
     let next = Generation(d.0 + 1);
     let highest = slots.highest();
@@ -134,7 +137,7 @@ mod tests {
             self
         }
         fn start(&self, d: u64) -> (TenantKeyState, bool) {
-            let start = start(VAULT, &self.kek, Generation(d), &self.slots, |_| true);
+            let start = start(VAULT, std::slice::from_ref(&self.kek), Generation(d), &self.slots, |_| true);
             assert_eq!(start.root.is_some(), start.state == TenantKeyState::Ready);
             assert!(start.root.is_none_or(|(_, block)| block.generation == Generation(d)));
             (start.state, start.untidy)
@@ -163,11 +166,12 @@ mod tests {
     #[test]
     fn d_counts_only_if_its_root_opens_the_tree() {
         let bench = Bench::new().put(0, 0, 5);
-        let stranger = start(VAULT, &bench.kek, Generation(5), &bench.slots, |_| false);
+        let keks = std::slice::from_ref(&bench.kek);
+        let stranger = start(VAULT, keks, Generation(5), &bench.slots, |_| false);
         assert_eq!(stranger.state, TenantKeyState::KeeperBehind);
-        let other_kek = start(VAULT, &RootKek::generate(), Generation(5), &bench.slots, |_| true);
+        let other_kek = start(VAULT, &[RootKek::generate()], Generation(5), &bench.slots, |_| true);
         assert_eq!(other_kek.state, TenantKeyState::KeeperBehind);
-        let other_vault = start(VaultId([4; 16]), &bench.kek, Generation(5), &bench.slots, |_| true);
+        let other_vault = start(VaultId([4; 16]), keks, Generation(5), &bench.slots, |_| true);
         assert_eq!(other_vault.state, TenantKeyState::KeeperBehind);
     }
 }

@@ -35,6 +35,8 @@ pub const MOST_WAITING: usize = 10_000;
 pub struct SwapOp {
     /// Slots whose keys die; each is freed in the same change set. Empty: the root is rotated.
     pub slots: Vec<Slot>,
+    /// Numbers of leaves that get fresh node keys on their whole path although none of their keys dies.
+    pub leaves: std::ops::Range<u32>,
     /// Committed together with the new nodes.
     pub change: ChangeSet,
     /// Durable before the old root is overwritten. Entries with generation 0 get the new one.
@@ -217,13 +219,20 @@ impl Keyring {
         match self.keeper.destroy(keys.no, generation).await {
             // A replica that was away during an earlier swap may lack the present root.
             Err(KeeperError::Unsure { .. }) => {
-                self.keeper.refresh(keys.no, generation, self.kek.id()).await?;
+                let kek = keys.present.read().as_ref().map(|present| present.kek);
+                let kek = kek.unwrap_or_else(|| self.kek_id());
+                self.keeper.refresh(keys.no, generation, kek).await?;
                 self.keeper.destroy(keys.no, generation).await?;
             }
             done => done?,
         }
         unsettled.destroy = None;
         self.stop_at(keys.no, SwapPoint::RootDestroyed)
+    }
+
+    /// Step 5 of an earlier swap, before something else is written.
+    pub(super) async fn finish_first(&self, keys: &TenantKeys, unsettled: &mut Unsettled) -> Result<(), SwapError> {
+        self.finish(keys, unsettled).await.map_err(Halt::before_commit)
     }
 
     fn stop_at(&self, tenant: TenantNo, point: SwapPoint) -> Result<(), Halt> {
@@ -245,14 +254,17 @@ impl Keyring {
         }
         let next = Generation(d.0 + 1);
         let slots: Vec<Slot> = ops.iter().flat_map(|one| one.op.slots.iter().copied()).collect();
-        let (root, mut grown) = match self.build(keys, &slots, TenantRoot::generate(), next).await {
+        let leaves: Vec<Ordinal> = ops.iter().flat_map(|one| one.op.leaves.clone()).map(tree::leaf).collect();
+        let (root, mut grown) = match self.build(keys, (&slots, &leaves), TenantRoot::generate(), next).await {
             Ok(built) => built,
             Err(error) => return Attempt::Apart(SwapError::Tree(Arc::new(error))),
         };
         if let Err(halt) = self.stop_at(keys.no, SwapPoint::Collected) {
             return Attempt::Failed(halt.before_commit());
         }
-        if let Err(error) = self.keeper.write_next(self.wrap(keys.no, next, &root)).await {
+        let block = self.wrap(keys.no, next, &root);
+        let kek = block.kek;
+        if let Err(error) = self.keeper.write_next(block).await {
             return Attempt::Failed(SwapError::KeeperAway(error));
         }
         if let Err(halt) = self.stop_at(keys.no, SwapPoint::RootWritten) {
@@ -289,7 +301,7 @@ impl Keyring {
             let generation = if entry.generation == Generation(0) { next } else { entry.generation };
             unsettled.ledger.push(LedgerEntry { generation, ..*entry });
         }
-        let ended = self.end(keys, unsettled, Present { generation: next, root }, grown, &slots).await;
+        let ended = self.end(keys, unsettled, Present { generation: next, root, kek }, grown, &slots).await;
         match ended {
             Ok(()) => Attempt::Done(Swapped { generation: next, at: self.options.clock.now() }),
             Err(halt) => Attempt::Failed(halt.after_commit(next)),
@@ -316,14 +328,16 @@ impl Keyring {
     async fn build(
         &self,
         keys: &TenantKeys,
-        slots: &[Slot],
+        (slots, leaves): (&[Slot], &[Ordinal]),
         root: TenantRoot,
         next: Generation,
     ) -> Result<(TenantRoot, Grown), KeyringError> {
         const AT_ONCE: usize = 128;
         let tenant = keys.no;
         let damaged = |source| KeyringError::Damaged { tenant, source };
-        let touched: Vec<Ordinal> = tree::touched(slots).map_err(damaged)?.into_iter().collect();
+        let mut touched = tree::touched(slots).map_err(damaged)?;
+        touched.extend(leaves.iter().flat_map(|leaf| tree::path(*leaf)));
+        let touched: Vec<Ordinal> = touched.into_iter().collect();
         let many = touched.len() > AT_ONCE;
         let mut nodes = BTreeMap::new();
         for part in touched.chunks(AT_ONCE) {
@@ -332,9 +346,9 @@ impl Keyring {
                 tokio::task::yield_now().await;
             }
         }
-        let (tree, slots) = (self.tree(tenant), slots.to_vec());
+        let (tree, slots, leaves) = (self.tree(tenant), slots.to_vec(), leaves.to_vec());
         let seal = move || {
-            let grown = tree.drop_slots(nodes, &slots, &root, next);
+            let grown = tree.drop_slots(nodes, (&slots, &leaves), &root, next);
             (root, grown)
         };
         let (root, grown) = match many {
@@ -441,6 +455,7 @@ fn collect(waiting: &mut VecDeque<Waiting>) -> Vec<Waiting> {
             break;
         }
         leaves.extend(one.op.slots.iter().map(|slot| tree::leaf_of(*slot)));
+        leaves.extend(one.op.leaves.clone().map(tree::leaf));
         if !batch.is_empty() && leaves.len() > MOST_LEAVES {
             break;
         }

@@ -59,6 +59,12 @@ pub fn leaf(number: u32) -> Ordinal {
     Ordinal(LEVEL_START[3] + number)
 }
 
+/// Number of the first leaf that lies below a node, or that it is.
+pub fn first_leaf_below(ordinal: Ordinal) -> u32 {
+    let level = level(ordinal);
+    (ordinal.0 - LEVEL_START[level]) * (FAN_OUT as u32).pow((LEVELS - 1 - level) as u32)
+}
+
 /// The leaf a slot lies in.
 pub fn leaf_of(slot: Slot) -> Ordinal {
     leaf(slot.0 / FAN_OUT as u32)
@@ -182,16 +188,17 @@ impl Tree {
     }
 
     /// Drops a set of slots, perhaps empty: fresh random keys in them, a fresh key for each touched node and its
-    /// ancestors, the top under `root`. `nodes` are duplicates of all nodes that [`touched`] names; they become the new
-    /// ones. A batch writes a shared ancestor once.
+    /// ancestors, the top under `root`; the same for `leaves`, none of whose keys dies. `nodes` are duplicates of all nodes
+    /// that this touches; they become the new ones. A batch writes a shared ancestor once.
     pub fn drop_slots(
         &self,
         mut nodes: BTreeMap<Ordinal, OpenNode>,
-        slots: &[Slot],
+        (slots, leaves): (&[Slot], &[Ordinal]),
         root: &TenantRoot,
         generation: Generation,
     ) -> Result<Grown, TreeError> {
-        let all = touched(slots)?;
+        let mut all = touched(slots)?;
+        all.extend(leaves.iter().flat_map(|leaf| path(*leaf)));
         if let Some(ordinal) = all.iter().find(|ordinal| !nodes.contains_key(ordinal)) {
             return Err(TreeError::NotBorn { ordinal: *ordinal });
         }
@@ -308,7 +315,7 @@ mod tests {
         let next = TenantRoot::generate();
         let dropped = [Slot(17), Slot(130)];
         let paths = duplicates(&before).into_iter().filter(|(o, _)| touched(&dropped).unwrap().contains(o)).collect();
-        let grown = TREE.drop_slots(paths, &dropped, &next, Generation(2)).unwrap();
+        let grown = TREE.drop_slots(paths, (&dropped, &[]), &next, Generation(2)).unwrap();
         assert_eq!(grown.rows.len(), 5);
         let old_rows = rows.clone();
         apply(&mut rows, &grown);
@@ -331,7 +338,7 @@ mod tests {
         let planted = TREE.plant(&root, Generation(1));
         let next = TenantRoot::generate();
         let top = BTreeMap::from([(TOP, planted.nodes[&TOP].duplicate())]);
-        let grown = TREE.drop_slots(top, &[], &next, Generation(2)).unwrap();
+        let grown = TREE.drop_slots(top, (&[], &[]), &next, Generation(2)).unwrap();
         assert_eq!(grown.rows.len(), 1);
         let mut rows = BTreeMap::new();
         apply(&mut rows, &planted);
@@ -363,7 +370,7 @@ mod tests {
         }
         assert!(matches!(TREE.birth(&planted.nodes, 120..121), Ok(g) if g.rows.len() == 2));
         assert!(TREE.birth(&BTreeMap::new(), 1..2).is_err());
-        let missing = TREE.drop_slots(BTreeMap::new(), &[Slot(1)], &root, Generation(2));
+        let missing = TREE.drop_slots(BTreeMap::new(), (&[Slot(1)], &[]), &root, Generation(2));
         assert!(matches!(missing, Err(TreeError::NotBorn { .. })));
     }
 
@@ -396,7 +403,7 @@ mod tests {
                     let before: Vec<DekId> = slots.iter().filter_map(|slot| dek(&nodes, *slot)).collect();
                     let next = TenantRoot::generate();
                     generation = Generation(generation.0 + 1);
-                    let grown = TREE.drop_slots(duplicates(&nodes), &slots, &next, generation).unwrap();
+                    let grown = TREE.drop_slots(duplicates(&nodes), (&slots, &[]), &next, generation).unwrap();
                     dead.extend(before);
                     for slot in &slots {
                         model.remove(slot);

@@ -582,7 +582,7 @@ async fn new_keeper(
     }
     let keeper = FileKeeper::open(&paths)?;
     let signing = Arc::new(target.signing.take().unwrap_or_else(Signing::generate));
-    keeper.put_own(OwnBlock::Signing, &seal_signing(vault, &target.kek, &signing), 1).await?;
+    keeper.put_own(OwnBlock::Signing, &seal_signing(vault, &target.kek, &signing, None), 1).await?;
     keeper.unlock(signing.clone());
     for (tenant, generation, root) in roots {
         let rebuild = Rebuild { store, vault, tenant, of_data: generation, generation, dry: false };

@@ -10,6 +10,7 @@ pub mod node;
 pub mod promises;
 pub mod prove;
 pub mod restore;
+pub mod roots;
 pub mod run;
 
 pub use network::{Network, NetworkError, Ops, serve_network, signals};

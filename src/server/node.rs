@@ -10,25 +10,26 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use crate::clock::Clock;
-use crate::config::{Config, RootKekSource};
-use crate::crypto::keys::RootKek;
+use crate::config::{Config, KeyPeriod};
 use crate::crypto::password::Argon2Cost;
 use crate::crypto::recovery::RecoveryRecipient;
 use crate::ids::*;
 use crate::keyring::archive::setting::SETTING;
 use crate::keyring::keeper::FileKeeper;
 use crate::keyring::keeper::{Keeper, KeeperError, ReplicaStatus};
-use crate::keyring::root::{PassphraseParams, PassphraseSource, RootError, RootSpec, create_key_file};
+use crate::keyring::root::{RootError, RootSource};
 use crate::keyring::{KeyArchive, Keyring, KeyringError, KeyringOptions, RecoverySetting};
 use crate::recovery::backups::Backups;
 use crate::recovery::data_archive::Sources;
 use crate::recovery::layout;
 use crate::recovery::swapping::{self, Found, Places};
+use crate::server::roots::{ConfiguredRoots, prepare_root};
 use crate::storage::readlog::{ReadLog, ReadLogError, ReadLogOptions};
 use crate::storage::sqlite::{Options as SqliteOptions, SqliteStore, lock};
 use crate::storage::{ChangeSet, Mutation, ObjectKind, ObjectRow, Store, StoreError, TenantRow, TenantState};
 use crate::vault::audit_read::known_reads;
 use crate::vault::rollback::Rollback;
+use crate::vault::rotation::{Kind, Periods};
 use crate::vault::tenant::{TenantKind, TenantSettings};
 use crate::vault::{Vault, VaultError, VaultOptions};
 
@@ -113,44 +114,6 @@ pub(super) fn private_dir(path: &Path) -> Result<(), NodeError> {
     made.map_err(|source| NodeError::Path { path: path.to_owned(), source })
 }
 
-fn passphrase_params(config: &Config) -> Result<PathBuf, NodeError> {
-    config.keeper.paths.first().map(|dir| dir.join("passphrase.json")).ok_or(NodeError::NoKeeper)
-}
-
-pub(super) fn root_spec(config: &Config) -> Result<RootSpec, NodeError> {
-    Ok(match config.root_kek.clone().ok_or(NodeError::NoRootKek)? {
-        RootKekSource::File { path } => RootSpec::File { path },
-        RootKekSource::Env { name } => RootSpec::Env { name },
-        RootKekSource::Credential { name } => RootSpec::Credential { name },
-        RootKekSource::Passphrase { file, env, credential } => {
-            let source = match (file, env, credential) {
-                (Some(path), None, None) => PassphraseSource::File(path),
-                (None, Some(name), None) => PassphraseSource::Env(name),
-                (None, None, Some(name)) => PassphraseSource::Credential(name),
-                _ => return Err(NodeError::NoRootKek),
-            };
-            RootSpec::Passphrase { source, params: passphrase_params(config)? }
-        }
-    })
-}
-
-/// Makes what a source needs and does not have yet: a key file, or the salt of a passphrase.
-pub(super) fn prepare_root(config: &Config) -> Result<(), NodeError> {
-    match &config.root_kek {
-        Some(RootKekSource::File { path }) if !path.exists() => {
-            if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-                private_dir(dir)?;
-            }
-            create_key_file(path)?;
-        }
-        Some(RootKekSource::Passphrase { .. }) if !passphrase_params(config)?.exists() => {
-            PassphraseParams::generate(PassphraseParams::COST).create(&passphrase_params(config)?)?;
-        }
-        _ => {}
-    }
-    Ok(())
-}
-
 fn sqlite_options(config: &Config, vault: VaultId) -> SqliteOptions {
     let mut options = SqliteOptions::new(database(config), vault);
     options.readers = config.storage.readers;
@@ -176,12 +139,7 @@ fn keyring_options(
 
 pub(super) fn vault_options(config: &Config) -> VaultOptions {
     let mut options = VaultOptions::new();
-    options.root_provider = match &config.root_kek {
-        Some(RootKekSource::Env { .. }) => "environment",
-        Some(RootKekSource::Credential { .. }) => "credential",
-        Some(RootKekSource::Passphrase { .. }) => "passphrase",
-        Some(RootKekSource::File { .. }) | None => "file",
-    };
+    options.rotation = rotation_options(config);
     let (from, argon2) = (&config.argon2, &mut options.argon2);
     argon2.cost = Argon2Cost { memory_kib: from.memory_kib, passes: from.iterations, lanes: from.parallelism };
     argon2.limit_kib = argon2.limit_kib.max(from.memory_kib);
@@ -201,6 +159,29 @@ pub(super) fn vault_options(config: &Config) -> VaultOptions {
     options.access_cache.entries = config.cache.access_keys;
     options.access_cache.accepted_for = Duration::from_secs(config.cache.access_key_s);
     options
+}
+
+/// When keys are due, and which are rotated then.
+fn rotation_options(config: &Config) -> Periods {
+    let from = &config.rotation;
+    let kind = |kind: &KeyPeriod| match kind {
+        KeyPeriod::TenantRoot => Kind::TenantRoot,
+        KeyPeriod::Tree => Kind::Tree,
+        KeyPeriod::Data => Kind::Data,
+        KeyPeriod::Index => Kind::Index,
+        KeyPeriod::Signing => Kind::Signing,
+    };
+    Periods {
+        root: from.root_days,
+        tenant_root: from.tenant_root_days,
+        tree: from.tree_days,
+        data: from.data_days,
+        index: from.index_days,
+        password_pepper: from.password_pepper_days,
+        signing: from.signing_days,
+        warn: from.warn_days,
+        automatic: from.automatic.iter().map(kind).collect(),
+    }
 }
 
 /// Makes a vault: root key (where it is a file that is not there yet), keeper, database, tenant 0, and the first
@@ -223,7 +204,8 @@ pub async fn init(
         private_dir(path)?;
     }
     prepare_root(config)?;
-    let kek = root_spec(config)?.provider().load().await.map_err(NodeError::from)?;
+    let (mut keks, roots) = ConfiguredRoots::load(config).await?;
+    let kek = keks.swap_remove(0);
     let vault = VaultId(crate::crypto::random::bytes());
     FileKeeper::create(&config.keeper.paths, vault).map_err(NodeError::from)?;
     let keeper: Arc<dyn Keeper> = Arc::new(FileKeeper::open(&config.keeper.paths).map_err(NodeError::from)?);
@@ -246,7 +228,7 @@ pub async fn init(
     let keyring = Keyring::init(store.clone(), keeper, kek, options, row, ChangeSet::default()).await;
     let keyring = keyring.map_err(NodeError::from)?;
     put_recovery_setting(&*store, &keyring, &setting).await.map_err(NodeError::from)?;
-    let (node, _) = assemble(config, store, keyring, clock, false).await?;
+    let (node, _) = assemble(config, store, keyring, roots, clock, false).await?;
     let name = Name::parse("access key", "first-operator").expect("a constant of the right form");
     let issued = node.vault.issue_first_key(name).await.map_err(NodeError::from)?;
     let operator_key = issued.text.ok_or(NodeError::Vault(VaultError::Conflict))?;
@@ -357,13 +339,13 @@ impl Node {
         if config.keeper.paths.is_empty() {
             return Err(NodeError::NoKeeper);
         }
-        let kek: RootKek = root_spec(config)?.provider().load().await?;
+        let (keks, roots) = ConfiguredRoots::load(config).await?;
         let keeper: Arc<dyn Keeper> = Arc::new(FileKeeper::open(&config.keeper.paths)?);
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(sqlite_options(config, keeper.vault()))?);
         let recovery = store.object(TenantNo::VAULT, ObjectKind::Setting, SETTING.to_vec()).await?;
         let options = keyring_options(config, keeper.vault(), recovery.map(|row| row.body), clock.clone());
-        let keyring = Keyring::open(store.clone(), keeper, kek, options).await?;
-        assemble(config, store, keyring, clock, accept_loss).await
+        let keyring = Keyring::open_with(store.clone(), keeper, keks, options).await?;
+        assemble(config, store, keyring, roots, clock, accept_loss).await
     }
 
     /// Closes the files once everything queued is durable.
@@ -384,6 +366,7 @@ async fn assemble(
     config: &Config,
     store: Arc<dyn Store>,
     keyring: Arc<Keyring>,
+    roots: Arc<dyn RootSource>,
     clock: Arc<dyn Clock>,
     accept_loss: bool,
 ) -> Result<(Node, bool), NodeError> {
@@ -403,8 +386,8 @@ async fn assemble(
         tracing::warn!(bytes = recovered.torn_bytes, "the read audit ended in a frame that was never acknowledged");
     }
     let read_log = Arc::new(read_log);
-    let vault =
-        Vault::open(store.clone(), keyring.clone(), read_log.clone(), clock.clone(), vault_options(config)).await?;
+    let options = VaultOptions { roots: Some(roots), ..vault_options(config) };
+    let vault = Vault::open(store.clone(), keyring.clone(), read_log.clone(), clock.clone(), options).await?;
     let sources = Sources { store: store.clone(), keyring: keyring.clone(), read_log: read_log.clone() };
     let backups = Backups::new(vault.clone(), sources, clock, config.backup_options());
     Ok((Node { vault, store, keyring, read_log, backups }, lost))

@@ -16,7 +16,8 @@ use crate::recovery::catalogue;
 use crate::recovery::layout;
 use crate::recovery::restore::{Found, Keys, Report, RestoreError, Target, Wanted, stage, take_place};
 use crate::recovery::swapping;
-use crate::server::node::{Node, NodeError, places, prepare_root, private_dir, root_spec, vault_options};
+use crate::server::node::{Node, NodeError, places, private_dir, vault_options};
+use crate::server::roots::{prepare_root, root_spec};
 use crate::storage::sqlite::lock;
 
 /// What is asked for.

@@ -18,7 +18,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 
@@ -70,7 +70,9 @@ pub struct KeyArchive {
     /// As the database has it, until the signing key is known.
     unchecked: Option<Vec<u8>>,
     present: RwLock<Option<Present>>,
-    signing: OnceLock<Arc<Signing>>,
+    signing: RwLock<Option<Arc<Signing>>>,
+    /// Every key that this vault's files may be signed with, the present one first.
+    public_keys: RwLock<Vec<[u8; 32]>>,
     files: Mutex<HashMap<TenantNo, Option<FileState>>>,
     /// For mutants: says that leaves are recorded, and records nothing.
     #[cfg(test)]
@@ -100,7 +102,8 @@ impl KeyArchive {
             horizon_days,
             unchecked: setting,
             present: RwLock::new(None),
-            signing: OnceLock::new(),
+            signing: RwLock::new(None),
+            public_keys: RwLock::new(Vec::new()),
             files: Mutex::new(HashMap::new()),
             #[cfg(test)]
             lies: std::sync::atomic::AtomicBool::new(false),
@@ -112,9 +115,14 @@ impl KeyArchive {
         if let Some(bytes) = &self.unchecked {
             self.put_setting(RecoverySetting::verify(self.vault, bytes, public_keys)?)?;
         }
-        // A second opening of the same keyring does not happen; the first key stays.
-        let _ = self.signing.set(signing);
+        self.sign_as(signing, public_keys);
         Ok(())
+    }
+
+    /// Signs with this key from now on; files signed with any of `public_keys` count.
+    pub fn sign_as(&self, signing: Arc<Signing>, public_keys: &[[u8; 32]]) {
+        *self.public_keys.write() = public_keys.to_vec();
+        *self.signing.write() = Some(signing);
     }
 
     /// Seals to these recipients from now on. The caller has stored the setting, and rewrites every tenant's file.
@@ -154,9 +162,8 @@ impl KeyArchive {
             // A longer one ends in what was never acknowledged.
             return known.filter(|state| there.as_ref().is_ok_and(|len| *len >= state.len));
         }
-        let public = self.signing.get()?.public();
-        let read =
-            |path: &Path| file::scan(path, self.vault, tenant, &[public]).ok().filter(|s| !s.segments.is_empty());
+        let public = self.public_keys.read().clone();
+        let read = |path: &Path| file::scan(path, self.vault, tenant, &public).ok().filter(|s| !s.segments.is_empty());
         // One that a crash left behind was copied by nobody but, perhaps, a copy of the whole folder.
         let next = self.next_path(tenant);
         let left = read(&next).and_then(|scan| scan.latest_expiry());
@@ -241,7 +248,8 @@ impl KeyArchive {
         leaves: &[NewLeaf],
     ) -> Result<(), ArchiveError> {
         let now = self.clock.now();
-        let signing = self.signing.get().ok_or_else(|| std::io::Error::other("the archive has no signing key yet"))?;
+        let signing = self.signing.read().clone();
+        let signing = signing.ok_or_else(|| std::io::Error::other("the archive has no signing key yet"))?;
         let (bytes, header) = {
             let present = self.present.read();
             let Some(Present { setting, recipients }) = present.as_ref().filter(|p| !p.recipients.is_empty()) else {
@@ -262,7 +270,7 @@ impl KeyArchive {
                 leaves: leaves.iter().map(|leaf| (leaf.ordinal, leaf.node.generation)).collect(),
             };
             let sealed = seal_leaves(recipients, leaves.iter().map(|leaf| &leaf.node.keys));
-            (header.encode(&sealed, signing), header)
+            (header.encode(&sealed, &signing), header)
         };
         writing.file.write_all(&bytes)?;
         writing.wrote(&header, bytes.len());

@@ -28,7 +28,7 @@ use crate::keyring::ledger::{LedgerEntry, LedgerError, LedgerHead, LedgerReader}
 
 pub use file::FileKeeper;
 pub use inspect::{Finding, inspect};
-pub use own::{Anchor, open_signing, seal_signing};
+pub use own::{Anchor, Link, link_of, open_signing, seal_signing};
 
 /// Bytes of a wrapped root: nonce 12, key 32, tag 16.
 pub const WRAPPED: usize = 60;

@@ -1,4 +1,4 @@
-//! What the own blocks hold: the sealed signing key and the anchor.
+//! What the own blocks hold: the sealed signing key with its link to the one before, and the anchor.
 
 use zeroize::Zeroizing;
 
@@ -8,16 +8,56 @@ use crate::crypto::aead::{Cipher, OpenError};
 use crate::crypto::blind_index;
 use crate::crypto::kdf::Label;
 use crate::crypto::keys::RootKek;
-use crate::crypto::sign::Signing;
+use crate::crypto::sign::{Domain, Signing, verify};
 use crate::ids::{TenantNo, VaultId};
 use crate::keyring::ledger::LedgerHead;
 
-/// Seals the signing key under the root KEK: KEK id 16, public key 32, nonce 12, sealed seed 32, tag 16 = 108 bytes.
-pub fn seal_signing(vault: VaultId, kek: &RootKek, signing: &Signing) -> Vec<u8> {
+/// Bytes of a sealed signing key: KEK id 16, public key 32, nonce 12, sealed seed 32, tag 16.
+const SIGNING_BYTES: usize = 108;
+
+/// How a signing key follows from the one before: that one's signature over the new public key. Whoever trusts the old
+/// key so knows that the new one is the same vault's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Link {
+    /// Public key of the one before.
+    pub former: [u8; 32],
+    /// By the one before, over vault and new public key.
+    pub signature: [u8; 64],
+}
+
+impl Link {
+    fn message(vault: VaultId, next: &[u8; 32]) -> Vec<u8> {
+        [vault.0.as_slice(), next].concat()
+    }
+
+    /// Made with the last use of the old key.
+    pub fn sign(vault: VaultId, former: &Signing, next: &[u8; 32]) -> Self {
+        let signature = former.sign(Domain::KeyChain, &Self::message(vault, next));
+        Link { former: former.public(), signature }
+    }
+
+    /// Whether the old key made it, for this vault and this new key.
+    pub fn is_right(&self, vault: VaultId, next: &[u8; 32]) -> bool {
+        verify(&self.former, Domain::KeyChain, &Self::message(vault, next), &self.signature)
+    }
+}
+
+/// The link behind a sealed signing key; its signature is not checked here.
+pub fn link_of(bytes: &[u8]) -> Option<Link> {
+    let (former, signature) = bytes.get(SIGNING_BYTES..)?.split_first_chunk::<32>()?;
+    Some(Link { former: *former, signature: signature.try_into().ok()? })
+}
+
+/// Seals the signing key under the root KEK, 108 bytes; behind it, in clear, the link to the key before, 96 bytes.
+pub fn seal_signing(vault: VaultId, kek: &RootKek, signing: &Signing, link: Option<&Link>) -> Vec<u8> {
     let mut out = kek.id().to_vec();
     out.extend_from_slice(&signing.public());
     let aad = Aad::new(Kind::Signing, vault, TenantNo::VAULT).part(&kek.id()).part(&signing.public());
     Cipher::new(&kek.derived(Label::SigningSeal)).seal_into(&aad, signing.seed().as_slice(), &mut out);
+    if let Some(link) = link {
+        out.extend_from_slice(&link.former);
+        out.extend_from_slice(&link.signature);
+    }
     out
 }
 
@@ -26,7 +66,11 @@ pub fn seal_signing(vault: VaultId, kek: &RootKek, signing: &Signing) -> Vec<u8>
 /// # Errors
 /// `OpenError` if the bytes are damaged or were sealed under another KEK.
 pub fn open_signing(vault: VaultId, kek: &RootKek, bytes: &[u8]) -> Result<Signing, OpenError> {
-    let (id, rest) = bytes.split_at_checked(16).ok_or(OpenError)?;
+    let linked = SIGNING_BYTES + 32 + 64;
+    if bytes.len() != SIGNING_BYTES && bytes.len() != linked {
+        return Err(OpenError);
+    }
+    let (id, rest) = bytes[..SIGNING_BYTES].split_at(16);
     let (public, sealed) = rest.split_at_checked(32).ok_or(OpenError)?;
     if id != kek.id() {
         return Err(OpenError);
@@ -92,7 +136,7 @@ mod tests {
     #[test]
     fn the_signing_key_opens_under_its_kek_only() {
         let (kek, signing) = (RootKek::generate(), Signing::generate());
-        let sealed = seal_signing(VAULT, &kek, &signing);
+        let sealed = seal_signing(VAULT, &kek, &signing, None);
         assert!(sealed.len() <= OWN_CAPACITY);
         assert_eq!(open_signing(VAULT, &kek, &sealed).unwrap().public(), signing.public());
         assert!(open_signing(VAULT, &RootKek::generate(), &sealed).is_err());
@@ -103,6 +147,24 @@ mod tests {
             assert!(open_signing(VAULT, &kek, &bad).is_err());
             assert!(open_signing(VAULT, &kek, &sealed[..i]).is_err());
         }
+    }
+
+    #[test]
+    fn a_key_says_who_came_before() {
+        let (kek, former, signing) = (RootKek::generate(), Signing::generate(), Signing::generate());
+        let link = Link::sign(VAULT, &former, &signing.public());
+        let sealed = seal_signing(VAULT, &kek, &signing, Some(&link));
+        assert!(sealed.len() <= OWN_CAPACITY);
+        assert_eq!(open_signing(VAULT, &kek, &sealed).unwrap().public(), signing.public());
+        let found = link_of(&sealed).unwrap();
+        assert!(found == link && found.is_right(VAULT, &signing.public()));
+        assert!(!found.is_right(VAULT, &former.public()) && !found.is_right(VaultId([8; 16]), &signing.public()));
+        for i in SIGNING_BYTES..sealed.len() {
+            let mut bad = sealed.clone();
+            bad[i] ^= 1;
+            assert!(!link_of(&bad).unwrap().is_right(VAULT, &signing.public()));
+        }
+        assert_eq!(link_of(&sealed[..SIGNING_BYTES]), None);
     }
 
     #[test]

@@ -129,7 +129,7 @@ impl World {
         FileKeeper::create_on(&media, VAULT).unwrap();
         let keeper = FileKeeper::open_on(&media).unwrap();
         let signing = Signing::from_seed(&self.ring.signing().seed());
-        keeper.put_own(OwnBlock::Signing, &seal_signing(VAULT, &self.kek(), &signing), 1).await.unwrap();
+        keeper.put_own(OwnBlock::Signing, &seal_signing(VAULT, &self.kek(), &signing, None), 1).await.unwrap();
         let mut gone = HashSet::new();
         for tenant in [TenantNo::VAULT, TENANT] {
             let source = self.source(tenant, from, night)?;
