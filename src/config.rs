@@ -114,7 +114,14 @@ pub enum RootKekSource {
 
 /// How a configuration was read, to read it again. Two configurations are equal wherever they come from.
 #[derive(Debug, Clone, Default)]
-pub struct Origin(Option<(Option<PathBuf>, Vec<(String, String)>)>);
+pub struct Origin(Option<Sources>);
+
+/// The file and the flags; the environment is the process's own.
+#[derive(Debug, Clone)]
+struct Sources {
+    file: Option<PathBuf>,
+    flags: Vec<Flag>,
+}
 
 impl PartialEq for Origin {
     fn eq(&self, _: &Origin) -> bool {
@@ -412,7 +419,7 @@ impl Config {
             set(&mut table, name, key, value)?;
         }
         let whole = |table: Table| table.try_into::<Config>();
-        let origin = Origin(Some((file.map(Path::to_owned), flags.to_vec())));
+        let origin = Origin(Some(Sources { file: file.map(Path::to_owned), flags: flags.to_vec() }));
         whole(table.clone()).map(|config| Config { origin, ..config }).map_err(|error| {
             // Whose fault it is: the overlay without whose key all is well.
             let guilty = overlays.iter().find(|(_, key, _)| {
@@ -428,7 +435,7 @@ impl Config {
     /// Reads the same file, environment and flags once more; one that was not read from anywhere stays as it is.
     pub fn again(&self) -> Result<Config, ConfigError> {
         match &self.origin.0 {
-            Some((file, flags)) => Config::load(file.as_deref(), std::env::vars(), flags),
+            Some(Sources { file, flags }) => Config::load(file.as_deref(), std::env::vars(), flags),
             None => Ok(self.clone()),
         }
     }

@@ -5,6 +5,8 @@
 //! of the same contents are refused, so a receipt has one form and every changed byte shows. It says *erased by key
 //! destruction* and what that does not reach.
 
+pub mod rotation;
+
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};

@@ -73,6 +73,10 @@ pub const BACKUP_AGE: &str = "pii_vault_backup_age_seconds";
 pub const DRILL_AGE: &str = "pii_vault_drill_age_seconds";
 /// Gauge: replicas of the keeper that cannot be written; erasures wait while it is not 0.
 pub const KEEPER_AWAY: &str = "pii_vault_keeper_replicas_away";
+/// Gauge by `kind`, days: until the first key of that kind is at the end of its period; below 0: overdue. Absent: no period.
+pub const KEY_DAYS_LEFT: &str = "pii_vault_key_days_left";
+/// Gauge by `kind`: what running rotations of that kind still have to move.
+pub const ROTATION_LEFT: &str = "pii_vault_rotation_left";
 /// Histogram by `job`, seconds: one round.
 pub const JOB_SECONDS: &str = "pii_vault_job_seconds";
 
@@ -94,6 +98,8 @@ const DESCRIBED: &[(&str, &str)] = &[
     (BACKUP_AGE, "Age of the newest data archive in seconds"),
     (DRILL_AGE, "Seconds since a restore was last tried"),
     (KEEPER_AWAY, "Replicas of the keeper that cannot be written; erasures wait while it is not 0"),
+    (KEY_DAYS_LEFT, "Days until the first key of a kind is at the end of its period"),
+    (ROTATION_LEFT, "What running rotations still have to move, by kind"),
     (JOB_SECONDS, "Duration of a job's round in seconds"),
     (CERTIFICATE_RELOADS, "Reads of the certificate files after the start"),
     (KEYS_REFUSED, "Access keys that opened nothing, by cause"),

@@ -22,6 +22,7 @@ mod hold;
 mod input;
 mod json;
 mod keeper;
+mod keys;
 mod names;
 mod ops;
 mod output;
@@ -169,7 +170,7 @@ enum Command {
     Ops(ops::Ops),
     /// Keys as objects to look after
     #[command(subcommand)]
-    Keys(ops::Keys),
+    Keys(Box<keys::Keys>),
     /// Archives: make, list, check, delete
     #[command(subcommand)]
     Backup(backup::Backup),
@@ -228,6 +229,10 @@ fn run(cli: Cli, last: Arc<Mutex<LastIds>>) -> Result<(), CliError> {
             return args.offline().map_or(Ok(()), |verify| report::verify(out, verify));
         }
         Command::Receipt(receipt::Receipt::Verify(args)) => return receipt::verify(out, args),
+        Command::Keys(command) => match *command {
+            keys::Keys::Verify(args) => return keys::verify(out, args),
+            command => Command::Keys(Box::new(command)),
+        },
         Command::Completions { shell } => return completions(out, shell),
         Command::Quickstart(args) => return on_this_machine(args.run()),
         Command::Init(args) => return on_this_machine(server::init_vault(out, args)),
@@ -291,7 +296,7 @@ async fn call(s: &Session, yes: bool, command: Command) -> Result<(), CliError> 
         Command::Receipt(c) => receipt::receipt(s, c).await,
         Command::Audit(c) => audit::audit(s, c).await,
         Command::Ops(c) => ops::ops(s, yes, c).await,
-        Command::Keys(c) => ops::keys(s, yes, c).await,
+        Command::Keys(c) => keys::keys(s, yes, *c).await,
         Command::Backup(c) => backup::backup(s, yes, c).await,
         Command::Keeper(c) => keeper::keeper(s, yes, c).await,
         // These need no server and were done before.

@@ -1,17 +1,16 @@
-//! `ops` and `keys`: work that goes on by itself, and keys as objects to look after.
+//! `ops`: work that goes on by itself.
 
-use crate::cli::args::{self, ListArgs, WriteArgs};
+use crate::cli::args::{self, ListArgs};
 use crate::cli::error::CliError;
 use crate::cli::input;
 use crate::cli::names::Names;
-use crate::cli::output::{Col, Page};
+use crate::cli::output::Col;
 use crate::cli::session::Session;
 use crate::cli::text::Moment;
 use crate::cli::values::wire;
 use crate::grpc::convert::wire_time;
 use crate::grpc::pb;
 use clap::Subcommand;
-use serde_json::json;
 
 pub const OPERATION: &[Col] = &[
     Col("OPERATION", "operation"),
@@ -61,6 +60,20 @@ Example:
     #[command(after_help = "Example:
   pii-vault ops cancel 0b9c6c1e-53a5-4f8e-9a51-2b7d3a1f6a10")]
     Cancel {
+        /// Name of the operation
+        operation: String,
+    },
+    /// Stop a rotation of root key, tree or data keys where it is, until it is resumed
+    #[command(after_help = "Example:
+  pii-vault ops pause 0b9c6c1e-53a5-4f8e-9a51-2b7d3a1f6a10")]
+    Pause {
+        /// Name of the operation
+        operation: String,
+    },
+    /// Go on with an operation that was paused
+    #[command(after_help = "Example:
+  pii-vault ops resume 0b9c6c1e-53a5-4f8e-9a51-2b7d3a1f6a10")]
+    Resume {
         /// Name of the operation
         operation: String,
     },
@@ -124,6 +137,16 @@ pub async fn ops(s: &Session, yes: bool, command: Ops) -> Result<(), CliError> {
             let answer = s.operations().cancel_operation(request).await?.into_inner();
             s.out.record(&answer.operation.unwrap_or_default(), OPERATION, &none)
         }
+        Ops::Pause { operation } => {
+            let request = pb::PauseOperationRequest { operation, tenant: s.tenant(), request_id: args::new_id() };
+            let answer = s.operations().pause_operation(request).await?.into_inner();
+            s.out.record(&answer.operation.unwrap_or_default(), OPERATION, &none)
+        }
+        Ops::Resume { operation } => {
+            let request = pb::ResumeOperationRequest { operation, tenant: s.tenant(), request_id: args::new_id() };
+            let answer = s.operations().resume_operation(request).await?.into_inner();
+            s.out.record(&answer.operation.unwrap_or_default(), OPERATION, &none)
+        }
         Ops::Clock => {
             let answer = s.operations().get_clock(pb::GetClockRequest {}).await?.into_inner();
             s.out.record(&answer.clock.unwrap_or_default(), CLOCK, &none)
@@ -163,105 +186,5 @@ pub async fn follow(s: &Session, operation: &str, lines: bool) -> Result<pb::Ope
         pb::OperationState::Cancelled => Err(CliError::from(tonic::Status::aborted("the operation was cancelled"))),
         pb::OperationState::Succeeded => Ok(last),
         _ => Err(CliError::from(tonic::Status::unavailable("the stream ended before the operation did"))),
-    }
-}
-
-/// `keys`
-#[derive(Debug, Subcommand)]
-pub enum Keys {
-    /// Ages of keys, how much they sealed, and whether the vault is sealed; no key is ever shown
-    #[command(after_help = "Examples:
-  pii-vault keys status
-  pii-vault --tenant acme keys status --kind index")]
-    Status {
-        /// Only this kind; may be repeated: root, tenant-root, index, digest, data, expiry, pepper, page-token, signing
-        #[arg(long = "kind", value_parser = args::key_kind)]
-        kinds: Vec<i32>,
-        /// Also tell where the root key comes from and how the keeper is (operator key)
-        #[arg(long)]
-        seal: bool,
-    },
-    /// Begin the rotation of a key; an operation finishes it
-    #[command(after_help = "Examples:
-  pii-vault keys rotate index --wait
-  pii-vault --tenant acme keys rotate tenant-root
-  pii-vault keys rotate password-pepper --reset-at +180d")]
-    Rotate {
-        /// index, tenant-root, password-pepper
-        #[arg(value_parser = args::key_kind)]
-        kind: i32,
-        /// password-pepper: when passwords still under the former pepper must be set anew [default: never]
-        #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
-        reset_at: Option<Moment>,
-        /// Wait until it is finished
-        #[arg(long)]
-        wait: bool,
-        #[command(flatten)]
-        write: WriteArgs,
-    },
-}
-
-/// `keys`
-pub async fn keys(s: &Session, yes: bool, command: Keys) -> Result<(), CliError> {
-    match command {
-        Keys::Status { kinds, seal } => {
-            let status = match seal {
-                true => Some(s.keys().get_seal_status(pb::GetSealStatusRequest {}).await?.into_inner()),
-                false => None,
-            };
-            let answer = s.keys().list_keys(pb::ListKeysRequest { tenant: s.tenant(), kinds }).await?.into_inner();
-            if s.out.json {
-                let mut told = wire(&answer);
-                if let Some(status) = &status {
-                    told["seal"] = wire(status);
-                }
-                return s.out.document(&told);
-            }
-            if let Some(status) = &status {
-                let cols = [
-                    Col("SEALED", "sealed"),
-                    Col("ROOT KEY FROM", "root_provider"),
-                    Col("KEEPER", "keeper"),
-                    Col("ASSURANCE", "assurance"),
-                    Col("REPLICAS", "replicas.name"),
-                    Col("AVAILABLE", "replicas.available"),
-                    Col("COVERED BY ARCHIVES", "covered"),
-                    Col("REFUSED TENANTS", "refused.tenant"),
-                    Col("BECAUSE", "refused.state"),
-                ];
-                s.out.record(status, &cols, &Names::default())?;
-                s.out.line("")?;
-            }
-            let cols = [
-                Col("KIND", "kind"),
-                Col("VERSION", "version|nonzero"),
-                Col("STATE", "state"),
-                Col("MADE", "create_time"),
-                Col("ROTATE BY", "rotate_by_time"),
-                Col("SEALS", "seal_count|nonzero"),
-                Col("KEYS", "key_count"),
-                Col("LEFT", "left_count|nonzero"),
-            ];
-            s.out.list("keys", &Page { items: answer.keys, more: false }, &cols, &Names::default())
-        }
-        Keys::Rotate { kind, reset_at, wait, write } => {
-            input::confirm(yes || write.validate_only, "This begins the rotation of a key; it cannot be taken back")?;
-            let request = pb::RotateKeysRequest {
-                kind,
-                tenant: s.tenant(),
-                request_id: write.id(s),
-                validate_only: write.validate_only,
-                reset_time: args::at(s, reset_at),
-            };
-            let answer = s.keys().rotate_keys(request).await?.into_inner();
-            if wait && !answer.operation.is_empty() {
-                let last = follow(s, &answer.operation, false).await?;
-                return s.out.record(&last, OPERATION, &Names::default());
-            }
-            if s.out.json {
-                return s.out.document(&json!({ "operation": answer.operation }));
-            }
-            s.out.record(&answer, &[Col("OPERATION", "operation")], &Names::default())
-        }
     }
 }

@@ -42,9 +42,11 @@ const EVENTS: u32 = 200;
 fn wire_status(operation: &Operation) -> pb::ErasureStatus {
     match operation.status {
         OperationStatus::Scheduled => pb::ErasureStatus::Scheduled,
-        OperationStatus::Accepted | OperationStatus::Committed | OperationStatus::Running | OperationStatus::Failed => {
-            pb::ErasureStatus::Pending
-        }
+        OperationStatus::Accepted
+        | OperationStatus::Committed
+        | OperationStatus::Running
+        | OperationStatus::Paused
+        | OperationStatus::Failed => pb::ErasureStatus::Pending,
         OperationStatus::Done => pb::ErasureStatus::Erased,
         OperationStatus::PartlyHeld if operation.erased_at.is_none() => pb::ErasureStatus::Held,
         OperationStatus::PartlyHeld => pb::ErasureStatus::PartlyHeld,
@@ -65,6 +67,10 @@ fn wire_kind(operation: &Operation) -> pb::ErasureKind {
         OperationKind::RotateIndex
         | OperationKind::RotateRoot
         | OperationKind::RotatePepper
+        | OperationKind::RotateSigning
+        | OperationKind::RotateKek
+        | OperationKind::RekeyTree
+        | OperationKind::RotateData
         | OperationKind::Reseal
         | OperationKind::Backup => pb::ErasureKind::Unspecified,
     }
@@ -513,6 +519,7 @@ impl pb::erasure_service_server::ErasureService for Api {
             public_key: signer.public.to_vec().into(),
             create_time: Some(wire_time(signer.since)),
             retire_time: signer.until.map(wire_time),
+            chain_signature: signer.chain.map_or(Vec::new(), |chain| chain.to_vec()).into(),
         };
         let keys = self.vault.signers().iter().map(key).collect();
         Ok(Response::new(pb::GetReceiptKeysResponse { keys }))

@@ -3,18 +3,23 @@
 use tonic::{Request, Response, Status};
 
 use crate::grpc::convert::{self, Bad, wire_time};
+use crate::grpc::erasure_service::operation_position;
 use crate::grpc::identity::{Api, Scope};
+use crate::grpc::page::Pages;
 use crate::grpc::pb;
 use crate::grpc::tenant_service::wire_state;
 use crate::grpc::words;
 use crate::keyring::keeper::ReplicaState;
 use crate::vault::keys::{KeyInfo, KeyKind};
+use crate::vault::rotation::DataScope;
 
 type Answer<T> = Result<Response<T>, Status>;
 
 fn wire_kind(kind: KeyKind) -> pb::KeyKind {
     match kind {
+        KeyKind::Root => pb::KeyKind::Root,
         KeyKind::TenantRoot => pb::KeyKind::TenantRoot,
+        KeyKind::Tree => pb::KeyKind::Tree,
         KeyKind::Index => pb::KeyKind::Index,
         KeyKind::Digest => pb::KeyKind::Digest,
         KeyKind::Data => pb::KeyKind::Data,
@@ -33,9 +38,11 @@ fn wire_key(key: &KeyInfo) -> pb::KeyInfo {
         state: state as i32,
         create_time: key.created.map(wire_time),
         rotate_by_time: key.rotate_by.map(wire_time),
-        seal_count: 0,
+        seal_count: key.seals,
         key_count: key.count,
         left_count: key.left,
+        period_days: key.period_days,
+        key_id: key.id.clone().unwrap_or_default(),
     }
 }
 
@@ -50,6 +57,19 @@ pub(crate) fn wire_keeper(keeper: &dyn crate::keyring::keeper::Keeper) -> (pb::K
         _ => pb::KeeperAssurance::Logical,
     };
     (kind, assurance)
+}
+
+/// What is said must fit the kind.
+fn only(said: bool, field: &'static str, fits: bool) -> Result<(), Status> {
+    if said && !fits { Err(Bad::rule(field, "is not for keys of this kind").into()) } else { Ok(()) }
+}
+
+fn data_scope(message: &mut pb::RotateKeysRequest) -> Result<DataScope, Status> {
+    Ok(DataScope {
+        classes: convert::class_nos("class_ids", &message.class_ids)?,
+        subject: message.key.take().map(|key| words::key(Some(key))).transpose()?,
+        per_second: message.per_second,
+    })
 }
 
 #[tonic::async_trait]
@@ -68,27 +88,67 @@ impl pb::key_service_server::KeyService for Api {
         let repeat_id = std::mem::take(&mut message.request_id);
         let repeat = words::request(&call, "RotateKeys", &repeat_id, &message)?;
         let kind = convert::choice::<pb::KeyKind>("kind", message.kind)?;
-        let reset = convert::opt_time("reset_time", &message.reset_time)?;
-        if reset.is_some() && kind != pb::KeyKind::PasswordPepper {
-            return Err(Bad::rule("reset_time", "is for PASSWORD_PEPPER only").into());
-        }
-        // The vault itself has nothing to search, so no index secret.
-        let has_index = call.tenant.no != crate::ids::TenantNo::VAULT;
-        if !(kind == pb::KeyKind::TenantRoot
-            || matches!(kind, pb::KeyKind::Index | pb::KeyKind::PasswordPepper) && has_index)
-        {
+        only(message.reset_time.is_some(), "reset_time", kind == pb::KeyKind::PasswordPepper)?;
+        only(!message.class_ids.is_empty(), "class_ids", kind == pb::KeyKind::Data)?;
+        only(message.key.is_some(), "key", kind == pb::KeyKind::Data)?;
+        only(message.per_second > 0, "per_second", kind == pb::KeyKind::Data)?;
+        only(!message.provider.is_empty(), "provider", kind == pb::KeyKind::Root)?;
+        // The vault itself has nothing to search and no people, and only the vault signs.
+        let of_vault = call.tenant.no == crate::ids::TenantNo::VAULT;
+        let possible = match kind {
+            pb::KeyKind::Root | pb::KeyKind::Signing => of_vault,
+            pb::KeyKind::Index | pb::KeyKind::PasswordPepper | pb::KeyKind::Data => !of_vault,
+            pb::KeyKind::TenantRoot | pb::KeyKind::Tree => true,
+            _ => false,
+        };
+        if !possible {
             return Err(Bad::not_supported("kind").into());
         }
-        if message.validate_only {
-            self.vault.may_rotate(&call)?;
-            return Ok(Response::new(pb::RotateKeysResponse { operation: String::new() }));
-        }
+        self.vault.may_rotate(&call)?;
+        let provider = Some(message.provider.as_str()).filter(|provider| !provider.is_empty());
+        let check = message.validate_only;
         let operation = match kind {
-            pb::KeyKind::Index => self.vault.rotate_index(&call, repeat).await?,
-            pb::KeyKind::PasswordPepper => self.vault.rotate_pepper(&call, reset, repeat).await?,
-            _ => self.vault.rotate_root(&call, repeat).await?,
+            pb::KeyKind::Data => {
+                let scope = data_scope(&mut message)?;
+                self.vault.rotate_data(&call, scope, repeat, check).await?
+            }
+            pb::KeyKind::Root if check => {
+                self.vault.next_kek(&call, provider).await?;
+                None
+            }
+            _ if check => None,
+            pb::KeyKind::Root => Some(self.vault.rotate_kek(&call, provider, repeat).await?),
+            pb::KeyKind::Signing => Some(self.vault.rotate_signing(&call, repeat).await?),
+            pb::KeyKind::Tree => Some(self.vault.rekey_tree(&call, repeat).await?),
+            pb::KeyKind::Index => Some(self.vault.rotate_index(&call, repeat).await?),
+            pb::KeyKind::PasswordPepper => {
+                let reset = convert::opt_time("reset_time", &message.reset_time)?;
+                Some(self.vault.rotate_pepper(&call, reset, repeat).await?)
+            }
+            _ => Some(self.vault.rotate_root(&call, repeat).await?),
         };
-        Ok(Response::new(pb::RotateKeysResponse { operation: operation.id.to_string() }))
+        let operation = operation.map_or(String::new(), |operation| operation.id.to_string());
+        Ok(Response::new(pb::RotateKeysResponse { operation }))
+    }
+
+    async fn list_rotations(&self, request: Request<pb::ListRotationsRequest>) -> Answer<pb::ListRotationsResponse> {
+        let call = self.enter(&request, Scope::NamedOrVault(&request.get_ref().tenant)).await?;
+        let mut message = request.into_inner();
+        let limit = convert::page_size(std::mem::take(&mut message.page_size))?;
+        let token = std::mem::take(&mut message.page_token);
+        let pages = Pages::new(&call, "ListRotations", &message);
+        let after = operation_position(&pages, &token)?;
+        let page = self.vault.list_rotations(&call, after, limit).await?;
+        let next_page_token = page.rows.last().filter(|_| page.more).map_or(String::new(), |last| {
+            pages.token(&[&last.ended.0.to_be_bytes()[..], last.operation.0.as_bytes()].concat())
+        });
+        let wire = |view: crate::vault::rotation::RotationView| pb::Rotation {
+            operation: view.operation.to_string(),
+            end_time: Some(wire_time(view.ended)),
+            record: view.record.into(),
+        };
+        let rotations = page.rows.into_iter().map(wire).collect();
+        Ok(Response::new(pb::ListRotationsResponse { rotations, next_page_token }))
     }
 
     async fn get_seal_status(&self, request: Request<pb::GetSealStatusRequest>) -> Answer<pb::GetSealStatusResponse> {

@@ -38,6 +38,10 @@ fn wire_kind(kind: OperationKind) -> pb::OperationKind {
         OperationKind::RotateIndex => pb::OperationKind::IndexRotation,
         OperationKind::RotateRoot => pb::OperationKind::RootRotation,
         OperationKind::RotatePepper => pb::OperationKind::PepperRotation,
+        OperationKind::RotateSigning => pb::OperationKind::SigningRotation,
+        OperationKind::RotateKek => pb::OperationKind::RootKeyRotation,
+        OperationKind::RekeyTree => pb::OperationKind::TreeRekey,
+        OperationKind::RotateData => pb::OperationKind::DataRotation,
         OperationKind::Reseal => pb::OperationKind::RetentionChange,
         OperationKind::Backup => pb::OperationKind::Backup,
     }
@@ -49,6 +53,7 @@ fn wire_state(status: OperationStatus) -> pb::OperationState {
             pb::OperationState::Pending
         }
         OperationStatus::Committed | OperationStatus::Running => pb::OperationState::Running,
+        OperationStatus::Paused => pb::OperationState::Paused,
         OperationStatus::Done => pb::OperationState::Succeeded,
         OperationStatus::Cancelled => pb::OperationState::Cancelled,
         OperationStatus::Failed => pb::OperationState::Failed,
@@ -133,6 +138,29 @@ impl pb::operation_service_server::OperationService for Api {
         let id = convert::object_id("operation", &message.operation)?;
         let operation = self.vault.cancel_operation(&call, id, repeat).await?;
         Ok(Response::new(pb::CancelOperationResponse { operation: Some(wire(&operation)) }))
+    }
+
+    async fn pause_operation(&self, request: Request<pb::PauseOperationRequest>) -> Answer<pb::PauseOperationResponse> {
+        let call = self.enter(&request, Scope::NamedOrVault(&request.get_ref().tenant)).await?;
+        let mut message = request.into_inner();
+        let repeat_id = std::mem::take(&mut message.request_id);
+        let repeat = words::request(&call, "PauseOperation", &repeat_id, &message)?;
+        let id = convert::object_id("operation", &message.operation)?;
+        let operation = self.vault.pause_operation(&call, id, true, repeat).await?;
+        Ok(Response::new(pb::PauseOperationResponse { operation: Some(wire(&operation)) }))
+    }
+
+    async fn resume_operation(
+        &self,
+        request: Request<pb::ResumeOperationRequest>,
+    ) -> Answer<pb::ResumeOperationResponse> {
+        let call = self.enter(&request, Scope::NamedOrVault(&request.get_ref().tenant)).await?;
+        let mut message = request.into_inner();
+        let repeat_id = std::mem::take(&mut message.request_id);
+        let repeat = words::request(&call, "ResumeOperation", &repeat_id, &message)?;
+        let id = convert::object_id("operation", &message.operation)?;
+        let operation = self.vault.pause_operation(&call, id, false, repeat).await?;
+        Ok(Response::new(pb::ResumeOperationResponse { operation: Some(wire(&operation)) }))
     }
 
     async fn get_clock(&self, request: Request<pb::GetClockRequest>) -> Answer<pb::GetClockResponse> {

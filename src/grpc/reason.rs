@@ -101,6 +101,8 @@ reasons! {
     ClassHeld = "CLASS_HELD",
     /// The object is not in a state in which this can be done (cancelled, finished, released).
     WrongState = "WRONG_STATE",
+    /// A root key cannot be read where the configuration says that it is; the metadata says why.
+    RootKeyUnavailable = "ROOT_KEY_UNAVAILABLE",
     /// The etag is not the present one: read again, decide again.
     EtagStale = "ETAG_STALE",
     /// Concurrent changes won several times in a row; safe to retry.

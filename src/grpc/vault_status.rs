@@ -68,6 +68,9 @@ impl From<VaultError> for Status {
                 let delay = Duration::from_secs(1);
                 retry_later(Code::Unavailable, Reason::AuditUnavailable, "the audit cannot be written", delay, &[])
             }
+            VaultError::RootKey(error) => {
+                wrong_state(Reason::RootKeyUnavailable, "the root key cannot be had", &[("rule", &error.to_string())])
+            }
             VaultError::NoThreads(_) => logged(&error),
             VaultError::DataLoss => data_loss(),
             VaultError::Keyring(error) => keyring(error),

@@ -153,8 +153,8 @@ pub async fn run_once(
         Job::Retention | Job::Operations | Job::Sweep | Job::Rotation => {
             let mut all = Progress::default();
             let mut failed = None;
-            // The vault's own operations are the erasures of tenants; it has nothing else of these.
-            let meant = |no: &TenantNo| *no != TenantNo::VAULT || job == Job::Operations;
+            // The vault's own operations are the erasures of tenants and rotations; it has no subjects.
+            let meant = |no: &TenantNo| *no != TenantNo::VAULT || matches!(job, Job::Operations | Job::Rotation);
             for tenant in vault.live_tenants().into_iter().map(|tenant| tenant.no).filter(meant) {
                 match of_tenant(job, vault, tenant, limit).await {
                     Ok(progress) => all = Progress { done: all.done + progress.done, more: all.more | progress.more },
@@ -164,6 +164,9 @@ pub async fn run_once(
                     }
                 }
             }
+            if job == Job::Rotation {
+                vault.watch_keys().await?;
+            }
             failed.map_or(Ok(all), Err)
         }
     }
@@ -172,14 +175,19 @@ pub async fn run_once(
 async fn of_tenant(job: Job, vault: &Vault, tenant: TenantNo, limit: u64) -> Result<Progress, VaultError> {
     let call = vault.job_call(vault.tenant(tenant)?);
     let few = u32::try_from(limit).unwrap_or(u32::MAX);
+    let join = |a: Progress, b: Progress| Progress { done: a.done + b.done, more: a.more | b.more };
     if job == Job::Operations {
         let moved = vault.go_on(&call, few).await?;
-        return Ok(Progress { done: u64::from(moved), more: moved > 0 });
+        let rotations = vault.go_on_rotations(&call, limit).await?;
+        return Ok(join(rotations, Progress { done: u64::from(moved), more: moved > 0 }));
     }
+    let due = match job {
+        Job::Rotation => join(vault.rotate_due_keys(&call).await?, vault.rotate_due_root(&call).await?),
+        _ => Progress::default(),
+    };
     if call.tenant.policy.is_none() {
-        return Ok(Progress::default());
+        return Ok(due);
     }
-    let join = |a: Progress, b: Progress| Progress { done: a.done + b.done, more: a.more | b.more };
     match job {
         Job::Retention => {
             let shredded = vault.shred_due(&call, few).await?;
@@ -190,8 +198,8 @@ async fn of_tenant(job: Job, vault: &Vault, tenant: TenantNo, limit: u64) -> Res
         }
         Job::Sweep => Ok(join(vault.sweep_erased(&call, limit).await?, vault.sweep_rows(&call, limit).await?)),
         Job::Rotation => {
-            let keys = join(vault.rotate_due_index(&call, limit).await?, vault.rotate_due_root(&call).await?);
-            Ok(join(keys, vault.keep_credentials(&call, limit).await?))
+            let index = join(due, vault.rotate_due_index(&call, limit).await?);
+            Ok(join(index, vault.keep_credentials(&call, limit).await?))
         }
         Job::Operations | Job::Clock | Job::Checkpoint | Job::Anchor | Job::Prune | Job::Backup | Job::Keeper => {
             Ok(Progress::default())

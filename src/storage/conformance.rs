@@ -242,7 +242,10 @@ async fn every_row_reads_back(store: Arc<dyn Store>) {
     assert_eq!(store.feed(T, 0, 9).await.unwrap().rows[0].seq, 3, "numbers are never given again");
 
     let counts = store.counts(T).await.unwrap();
-    assert_eq!(counts, TenantCounts { subjects: 1, classes: 0, items: 0, terms: 1, tombstones: 0, nodes: 2 });
+    assert_eq!(
+        counts,
+        TenantCounts { subjects: 1, classes: 0, most_seals: 0, items: 0, terms: 1, tombstones: 0, nodes: 2 }
+    );
     store.health().unwrap();
     store.close().await;
 }

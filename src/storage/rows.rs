@@ -232,6 +232,8 @@ pub enum ObjectKind {
     Members = 24,
     /// A placed hold by its id; `Hold` marks what it keeps.
     HoldBody = 25,
+    /// Signed records of rotations, newest first by time and operation.
+    Rotation = 26,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -280,6 +282,8 @@ pub struct FeedRow {
 pub struct TenantCounts {
     pub subjects: u64,
     pub classes: u64,
+    /// Seals of the data key that sealed most.
+    pub most_seals: u64,
     pub items: u64,
     pub terms: u64,
     pub tombstones: u64,

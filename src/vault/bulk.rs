@@ -331,7 +331,7 @@ impl Vault {
                 Err(error) => Err(SwapError::Store(error)),
             };
         }
-        match self.keyring.swap(tenant, SwapOp { slots, change, ledger }).await {
+        match self.keyring.swap(tenant, SwapOp { slots, change, ledger, ..SwapOp::default() }).await {
             // The end of step 5 is made sure of before the receipt is signed.
             Ok(_) | Err(SwapError::Unfinished { .. }) => Ok(next),
             Err(error) => Err(error),

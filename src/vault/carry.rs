@@ -445,7 +445,13 @@ impl Vault {
     }
 
     /// Moves a class to its next data key with everything in it: rotation.
-    pub async fn rotate_class(&self, call: &Call, uid: SubjectUid, class: ClassNo) -> Result<(), VaultError> {
+    pub async fn rotate_class(
+        &self,
+        call: &Call,
+        uid: SubjectUid,
+        class: ClassNo,
+        operation: Option<ObjectId>,
+    ) -> Result<(), VaultError> {
         for _ in 0..ATTEMPTS {
             let snapshot = self.store.subject_by_uid(uid).await?.ok_or(VaultError::NotFound)?;
             let row = snapshot.class(class).filter(|row| row.slot.is_some()).ok_or(VaultError::NotFound)?;
@@ -455,7 +461,7 @@ impl Vault {
             let mut change = ChangeSet::default();
             let one = self.rekey(call, row, &|_| Fate::Keep, &mut change).await?;
             let mut entry = call.record(Action::RotateKeys, Outcome::Ok);
-            (entry.subject, entry.class) = (Some(uid), Some(class));
+            (entry.subject, entry.class, entry.operation) = (Some(uid), Some(class), operation);
             change.note(call.tenant.no, entry.to_bytes());
             match self.swap_rekeyed(call, one, change).await {
                 Ok(_) | Err(SwapError::Unfinished { .. }) => return Ok(()),
@@ -473,7 +479,7 @@ impl Vault {
         rekeyed: Rekeyed,
         change: ChangeSet,
     ) -> Result<Swapped, SwapError> {
-        let op = SwapOp { slots: vec![rekeyed.former], change, ledger: Vec::new() };
+        let op = SwapOp { slots: vec![rekeyed.former], change, ..SwapOp::default() };
         let swapped = self.keyring.swap(call.tenant.no, op).await;
         if let Err(SwapError::Conflict(_) | SwapError::Busy | SwapError::KeeperAway(_)) = &swapped {
             self.keyring.release(call.tenant.no, &[rekeyed.fresh]);

@@ -123,7 +123,12 @@ impl Vault {
         }
         change.note(call.tenant.no, entry.to_bytes());
         self.remember(call, request, &next.id, &mut change);
-        Ok(SwapOp { slots: plan.slots().collect(), change, ledger: erased_entries(call, next, plan.erased()) })
+        Ok(SwapOp {
+            slots: plan.slots().collect(),
+            change,
+            ledger: erased_entries(call, next, plan.erased()),
+            ..SwapOp::default()
+        })
     }
 
     /// Everything is held: restricts it, and waits.

@@ -109,6 +109,9 @@ pub enum VaultError {
     /// The operating system gives no threads for checking keys.
     #[error("no threads for checking access keys")]
     NoThreads(#[source] std::sync::Arc<std::io::Error>),
+    /// A root key cannot be read where the configuration says that it is.
+    #[error("the root key cannot be had: {0}")]
+    RootKey(#[source] crate::keyring::root::RootError),
     /// A stored value does not open or is not what was stored.
     #[error("stored data does not open")]
     DataLoss,

@@ -116,7 +116,7 @@ impl Vault {
             through: bucket_end(bucket).map(|end| end.plus_ms(-1)),
         };
         event.put(call, &mut change);
-        match self.keyring.swap(tenant, SwapOp { slots: vec![key.slot], change, ledger: Vec::new() }).await {
+        match self.keyring.swap(tenant, SwapOp { slots: vec![key.slot], change, ..SwapOp::default() }).await {
             // Committed is ended: the old root goes before the next swap.
             Ok(_) | Err(SwapError::Unfinished { .. }) => {}
             Err(SwapError::Conflict(_)) => return Ok(false),

@@ -1,4 +1,4 @@
-//! Rotating secrets: the blind index's, so that old index tags of the erased can no longer be guessed, and roots.
+//! Rotating the secret of the blind index, so that old index tags of the erased can no longer be guessed.
 //!
 //! An index secret goes in three steps, each resumable. (1) New tags are made under version + 1, and both versions are
 //! searched. (2) Every subject's tags are made anew from its opened values. (3) When no tag of the old version is left,
@@ -6,12 +6,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::access::Verb;
 use crate::audit::{Action, Outcome};
-use crate::auth;
-use crate::clock::{DAY_MS, Timestamp};
+use crate::clock::Timestamp;
 use crate::ids::*;
-use crate::keyring::{SecretKind, SwapOp};
+use crate::keyring::SecretKind;
 use crate::policy::value::normalize;
 use crate::storage::*;
 use crate::vault::Vault;
@@ -22,21 +20,19 @@ use crate::vault::operation::{Operation, OperationKind, OperationStatus, put_ope
 use crate::vault::read::{entry_place, open_value};
 use crate::vault::record::{Owner, RecordView};
 use crate::vault::request::Request;
+use crate::vault::rotation::Kind;
 use crate::vault::secret_drop::{Rotated, SETTLED_MS};
 use crate::vault::tenant::TenantSettings;
 use crate::vault::to_json;
 
 /// Days before the horizon at which a rotation begins.
 const AHEAD_DAYS: i64 = 1;
-/// Oldest root of a tenant, in days.
-const ROOT_DAYS: i64 = 90;
 /// Subjects retagged in one change.
 const TOGETHER: u32 = 50;
 /// Tags of nobody that are removed in one change.
 const TAGS_AT_ONCE: u32 = 5_000;
 
 const INDEX: &[u8] = b"index-rotation";
-const ROOT: &[u8] = b"root-age";
 
 /// How far a rotation of the index secret is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -53,23 +49,7 @@ struct Retagging {
     settled: bool,
 }
 
-/// The generation of a root and when it was first seen.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RootAge {
-    generation: Generation,
-    since: Timestamp,
-}
-
 impl Vault {
-    /// Operators, and keys with the verb OPERATE, may rotate a tenant's keys.
-    pub fn may_rotate(&self, call: &Call) -> Result<(), VaultError> {
-        if call.principal.kind != auth::Kind::Operator {
-            call.permit(Verb::Operate)?;
-        }
-        Ok(())
-    }
-
     /// Begins the rotation of the tenant's index secret; the operation that a job finishes. One that runs is answered.
     pub async fn rotate_index(&self, call: &Call, request: Option<Request>) -> Result<Operation, VaultError> {
         self.may_rotate(call)?;
@@ -124,7 +104,8 @@ impl Vault {
         if call.tenant.settings.index_retiring.is_none() {
             let owed = call.tenant.settings.index_owed_since;
             let due = owed.map(|since| since.plus_days(self.options.search_horizon_days - AHEAD_DAYS));
-            if due.is_none_or(|due| due > call.now) {
+            let aged = self.options.rotation.rotates(Kind::Index, call.tenant.settings.index_since, call.wall);
+            if !aged && due.is_none_or(|due| due > call.now) {
                 return Ok(Progress::default());
             }
             self.begin_index_rotation(call, None).await?;
@@ -282,61 +263,6 @@ impl Vault {
             }
         }
         Ok(change)
-    }
-
-    /// Puts a new root in place of one that is 90 days old: an empty swap.
-    pub async fn rotate_due_root(&self, call: &Call) -> Result<Progress, VaultError> {
-        let tenant = call.tenant.no;
-        let Some(generation) = self.keyring.generation(tenant) else { return Ok(Progress::default()) };
-        let row = self.store.object(tenant, ObjectKind::Setting, ROOT.to_vec()).await?;
-        let known: Option<RootAge> =
-            row.as_ref().map(|row| serde_json::from_slice(&row.body)).transpose().map_err(|_| VaultError::DataLoss)?;
-        let since = match known {
-            Some(age) if age.generation == generation => age.since,
-            _ => call.wall,
-        };
-        let old = call.wall.0.saturating_sub(since.0) > ROOT_DAYS * DAY_MS;
-        if !old && known.is_some_and(|age| age.generation == generation) {
-            return Ok(Progress::default());
-        }
-        if old {
-            self.swap_root(call, None).await?;
-        }
-        let generation = self.keyring.generation(tenant).unwrap_or(generation);
-        let age = RootAge { generation, since: call.wall };
-        let mut change = ChangeSet::default();
-        change.change(Mutation::PutObject(ObjectRow {
-            tenant,
-            kind: ObjectKind::Setting,
-            key: ROOT.to_vec(),
-            revision: Revision(row.map_or(0, |row| row.revision.0) + 1),
-            body: to_json(&age),
-        }));
-        self.store.commit(change).await?;
-        Ok(Progress { done: u64::from(old), more: false })
-    }
-
-    /// Puts a new root in place of the tenant's present one.
-    pub async fn rotate_root(&self, call: &Call, request: Option<Request>) -> Result<Operation, VaultError> {
-        self.may_rotate(call)?;
-        if let Some(id) = self.repeated::<ObjectId>(call, request.as_ref()).await? {
-            return Ok(self.operation(call.tenant.no, id).await?.0);
-        }
-        self.swap_root(call, request.as_ref()).await
-    }
-
-    async fn swap_root(&self, call: &Call, request: Option<&Request>) -> Result<Operation, VaultError> {
-        let tenant = call.tenant.no;
-        let mut operation = Operation::new(call, OperationKind::RotateRoot, OperationStatus::Done);
-        operation.generation = self.keyring.generation(tenant).map(|g| Generation(g.0 + 1));
-        let mut change = ChangeSet::default();
-        put_operation(tenant, &operation, None, &mut change);
-        let mut entry = call.record(Action::RotateKeys, Outcome::Ok);
-        entry.operation = Some(operation.id);
-        change.note(tenant, entry.to_bytes());
-        self.remember(call, request, &operation.id, &mut change);
-        self.keyring.swap(tenant, SwapOp { slots: Vec::new(), change, ledger: Vec::new() }).await?;
-        Ok(operation)
     }
 }
 

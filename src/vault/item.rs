@@ -234,7 +234,7 @@ impl Vault {
             let sealed = snapshot.class(rule.class).filter(|row| row.slot.is_some()).map_or(0, |row| row.seals);
             if sealed.saturating_add(items.len() as u32) > MAX_SEALS && !validate_only {
                 // The key has sealed its limit: what is there moves to the next one first.
-                self.rotate_class(call, snapshot.subject.uid, rule.class).await?;
+                self.rotate_class(call, snapshot.subject.uid, rule.class, None).await?;
                 continue;
             }
             let prepared = self.prepare_append(call, context, &snapshot, rule, items).await;

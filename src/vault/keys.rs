@@ -1,5 +1,7 @@
 //! Keys as things to look after: kinds, versions, ages, what is left under old ones. No key is ever shown.
 
+use data_encoding::HEXLOWER;
+
 use crate::access::Verb;
 use crate::auth;
 use crate::clock::Timestamp;
@@ -7,12 +9,18 @@ use crate::ids::*;
 use crate::vault::Vault;
 use crate::vault::call::Call;
 use crate::vault::error::VaultError;
+use crate::vault::operation::OperationKind;
+use crate::vault::rotation::Kind;
 
 /// Kind of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum KeyKind {
+    /// The root KEK; the vault's own.
+    Root,
     /// Root of a tenant's tree, in the keeper.
     TenantRoot,
+    /// The nodes of a tenant's tree, as a whole.
+    Tree,
     Index,
     Digest,
     /// Data keys of subjects, as a whole.
@@ -39,13 +47,36 @@ pub struct KeyInfo {
     /// When it should be rotated at the latest.
     pub rotate_by: Option<Timestamp>,
     pub count: u64,
-    /// Things still under a retiring key.
+    /// Things still under a retiring key, or still to be moved by the rotation that runs.
     pub left: u64,
+    /// Most values that one key of the kind has sealed; 0: not counted.
+    pub seals: u64,
+    /// Its cryptoperiod in days; 0: none.
+    pub period_days: u32,
+    /// Public name: the id of a root key, a signing key's public key; hexadecimal.
+    pub id: Option<String>,
+}
+
+impl KeyKind {
+    /// What a rotation of it is called; `None` for kinds that have none.
+    fn rotated(self) -> Option<Kind> {
+        match self {
+            KeyKind::Root => Some(Kind::Root),
+            KeyKind::TenantRoot => Some(Kind::TenantRoot),
+            KeyKind::Tree => Some(Kind::Tree),
+            KeyKind::Index => Some(Kind::Index),
+            KeyKind::Data => Some(Kind::Data),
+            KeyKind::PasswordPepper => Some(Kind::PasswordPepper),
+            KeyKind::Signing => Some(Kind::Signing),
+            KeyKind::Digest | KeyKind::Expiry | KeyKind::Pepper => None,
+        }
+    }
 }
 
 impl KeyInfo {
     fn new(kind: KeyKind, version: u64) -> Self {
-        KeyInfo { kind, version, retiring: false, created: None, rotate_by: None, count: 1, left: 0 }
+        let (created, rotate_by, id) = (None, None, None);
+        KeyInfo { kind, version, retiring: false, created, rotate_by, count: 1, left: 0, seals: 0, period_days: 0, id }
     }
 }
 
@@ -57,13 +88,37 @@ impl Vault {
         }
         let tenant = &call.tenant;
         let settings = &tenant.settings;
-        let root = self.keyring.generation(tenant.no).map_or(0, |generation| generation.0);
-        let mut keys = vec![KeyInfo::new(KeyKind::TenantRoot, root)];
+        let generation = self.keyring.generation(tenant.no).map_or(0, |generation| generation.0);
+        let mut keys = Vec::new();
         if tenant.no == TenantNo::VAULT {
-            keys.push(KeyInfo::new(KeyKind::Pepper, 1));
-            let signing = self.signers().len() as u64;
-            keys.push(KeyInfo { count: signing, ..KeyInfo::new(KeyKind::Signing, signing) });
-            return Ok(keys);
+            let age = self.key_age(call, Kind::Root).await?;
+            let id = Some(HEXLOWER.encode(&self.keyring.kek_id()));
+            let count = self.live_tenants().len() as u64;
+            let left = match self.running_rotation(tenant.no, OperationKind::RotateKek).await? {
+                Some(_) => self.keyring.kek_left().await?.count(),
+                None => 0,
+            };
+            let root = KeyInfo { created: Some(age.since), ..KeyInfo::new(KeyKind::Root, age.version.number) };
+            keys.push(KeyInfo { id, count, left, ..root });
+        }
+        let since = self.root_since(tenant.no).await?;
+        keys.push(KeyInfo { created: since, ..KeyInfo::new(KeyKind::TenantRoot, generation) });
+        let tree = self.key_age(call, Kind::Tree).await?;
+        let leaves = self.keyring.leaves(tenant.no).await?;
+        let left = self.rotation_left(tenant.no, OperationKind::RekeyTree).await?;
+        let whole = KeyInfo::new(KeyKind::Tree, tree.version.number);
+        keys.push(KeyInfo { created: Some(tree.since), count: leaves.into(), left, ..whole });
+        if tenant.no == TenantNo::VAULT {
+            keys.push(KeyInfo { created: Some(settings.created), ..KeyInfo::new(KeyKind::Pepper, 1) });
+            let signers = self.signers();
+            let count = signers.len() as u64;
+            let present = signers.first();
+            keys.push(KeyInfo {
+                created: present.map(|signer| signer.since),
+                id: present.map(|signer| HEXLOWER.encode(&signer.public)),
+                ..KeyInfo::new(KeyKind::Signing, count)
+            });
+            return Ok(self.with_periods(keys));
         }
         let owed = settings.index_owed_since.map(|since| since.plus_days(self.options.search_horizon_days));
         keys.push(KeyInfo {
@@ -76,19 +131,42 @@ impl Vault {
             keys.push(KeyInfo { retiring: true, left, ..KeyInfo::new(KeyKind::Index, version.0.into()) });
         }
         keys.push(KeyInfo { created: Some(settings.created), ..KeyInfo::new(KeyKind::Digest, 1) });
-        keys.push(KeyInfo::new(KeyKind::PasswordPepper, settings.pepper.0.into()));
+        let pepper = self.key_age(call, Kind::PasswordPepper).await?;
+        let version = settings.pepper.0.into();
+        keys.push(KeyInfo { created: Some(pepper.since), ..KeyInfo::new(KeyKind::PasswordPepper, version) });
         if let Some((version, left)) = self.pepper_left(call).await? {
             keys.push(KeyInfo { retiring: true, left, ..KeyInfo::new(KeyKind::PasswordPepper, version.0.into()) });
         }
         let counts = self.store.counts(tenant.no).await?;
-        keys.push(KeyInfo { count: counts.classes, ..KeyInfo::new(KeyKind::Data, 0) });
+        let data = self.key_age(call, Kind::Data).await?;
+        let left = self.rotation_left(tenant.no, OperationKind::RotateData).await?;
+        keys.push(KeyInfo {
+            created: Some(data.since),
+            count: counts.classes,
+            seals: counts.most_seals,
+            left,
+            ..KeyInfo::new(KeyKind::Data, data.version.number)
+        });
         let buckets = tenant.expiries.read().len() as u64;
         keys.push(KeyInfo { count: buckets, ..KeyInfo::new(KeyKind::Expiry, 0) });
-        Ok(keys)
+        Ok(self.with_periods(keys))
     }
 
-    /// Where the root key comes from: `passphrase`, `file`, `environment`, `credential`.
-    pub fn root_provider(&self) -> &'static str {
-        self.options.root_provider
+    /// What the running rotation of a kind still has to move; 0 where none runs.
+    async fn rotation_left(&self, tenant: TenantNo, kind: OperationKind) -> Result<u64, VaultError> {
+        let running = self.running_rotation(tenant, kind).await?;
+        Ok(running.map_or(0, |(operation, _)| operation.total.saturating_sub(operation.done)))
+    }
+
+    /// Adds periods, and the dates that follow from them where no earlier one is known.
+    fn with_periods(&self, mut keys: Vec<KeyInfo>) -> Vec<KeyInfo> {
+        let periods = &self.options.rotation;
+        for key in keys.iter_mut().filter(|key| !key.retiring) {
+            let Some(kind) = key.kind.rotated() else { continue };
+            key.period_days = periods.days(kind);
+            let due = key.created.and_then(|since| periods.due(kind, since));
+            key.rotate_by = key.rotate_by.into_iter().chain(due).min();
+        }
+        keys
     }
 }

@@ -43,6 +43,7 @@ pub mod retire;
 pub mod rights;
 pub mod roles;
 pub mod rollback;
+pub mod rotation;
 pub mod schedule;
 mod secret_drop;
 pub mod signers;
@@ -86,8 +87,10 @@ pub struct VaultOptions {
     pub passwords: admission::Argon2Options,
     /// What is remembered about access keys.
     pub access_cache: access_cache::AccessCacheOptions,
-    /// Where the root key comes from: `passphrase`, `file`, `environment`, `credential`.
-    pub root_provider: &'static str,
+    /// How old keys may become, and which the vault rotates by itself.
+    pub rotation: rotation::Periods,
+    /// Where root keys come from while the vault runs; `None`: there is no other one.
+    pub roots: Option<Arc<dyn crate::keyring::root::RootSource>>,
 }
 
 impl Default for VaultOptions {
@@ -105,7 +108,8 @@ impl VaultOptions {
             argon2: admission::Argon2Options::default(),
             passwords: admission::Argon2Options::for_passwords(),
             access_cache: access_cache::AccessCacheOptions::default(),
-            root_provider: "file",
+            rotation: rotation::Periods::default(),
+            roots: None,
         }
     }
 }
@@ -129,6 +133,8 @@ pub struct Vault {
     credentials: credentials::Credentials,
     /// One change of a tenant's settings, policy, roles or buckets at a time.
     settings: tokio::sync::Mutex<()>,
+    /// One step of a rotation at a time.
+    rotating: tokio::sync::Mutex<()>,
     clock_guard: clock_guard::ClockGuard,
     upkeep: upkeep::Upkeep,
     signers: ArcSwap<Vec<signers::SignerView>>,

@@ -9,6 +9,7 @@ use crate::access::Verb;
 use crate::audit::{Action, AuditRecord, Outcome};
 use crate::clock::Timestamp;
 use crate::ids::*;
+use crate::receipt::rotation::Version;
 use crate::storage::*;
 use crate::vault::Vault;
 use crate::vault::call::{Call, Context};
@@ -32,6 +33,14 @@ pub enum OperationKind {
     RotateIndex,
     RotateRoot,
     RotatePepper,
+    /// The signing key; the vault's own.
+    RotateSigning,
+    /// The root KEK; the vault's own.
+    RotateKek,
+    /// Every node of the tree.
+    RekeyTree,
+    /// Data keys.
+    RotateData,
     Reseal,
     /// Archives of the vault; of the vault itself.
     Backup,
@@ -49,6 +58,8 @@ pub enum OperationStatus {
     Committed,
     /// Running, in steps.
     Running,
+    /// Stopped in between, until it is resumed.
+    Paused,
     /// Everything asked for is done.
     Done,
     /// Done but for classes that a hold keeps; it goes on by itself when the holds end.
@@ -65,8 +76,22 @@ impl OperationKind {
             OperationKind::RotateIndex
                 | OperationKind::RotateRoot
                 | OperationKind::RotatePepper
+                | OperationKind::RotateSigning
+                | OperationKind::RotateKek
+                | OperationKind::RekeyTree
+                | OperationKind::RotateData
                 | OperationKind::Reseal
                 | OperationKind::Backup
+        )
+    }
+}
+
+impl OperationKind {
+    /// Whether it may be left half done: what is moved is moved, the rest is as good as before.
+    fn may_be_stopped(self) -> bool {
+        matches!(
+            self,
+            OperationKind::Reseal | OperationKind::Backup | OperationKind::RekeyTree | OperationKind::RotateData
         )
     }
 }
@@ -97,6 +122,57 @@ pub struct HeldPart {
     pub hold: Option<ObjectId>,
     /// The only purpose that it is read for meanwhile.
     pub purpose: PurposeNo,
+}
+
+/// What a rotation is from, to and about.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RotationState {
+    pub from: Version,
+    pub to: Version,
+    /// Of the tree when it began: what is not younger is still to be done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Generation>,
+    /// Classes asked for; empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<ClassNo>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<SubjectUid>,
+    /// Most units a second; 0: no limit.
+    #[serde(default)]
+    pub per_second: u32,
+    /// What was still under the old version when it was dropped.
+    #[serde(default)]
+    pub lost: u64,
+}
+
+impl RotationState {
+    /// Of a secret of the tenant whose old version is dropped.
+    pub(crate) fn of_secret(old: SecretVersion, known: Option<&RotationState>) -> Self {
+        let version = |number: u16| Version { number: number.into(), ..Version::default() };
+        RotationState { from: version(old.0), to: version(old.0 + 1), ..known.cloned().unwrap_or_default() }
+    }
+
+    /// Not all keys of the kind.
+    pub(crate) fn is_partial(&self) -> bool {
+        !self.classes.is_empty() || self.subject.is_some()
+    }
+
+    /// What of it, in words; `None`: all.
+    pub(crate) fn scope_text(&self, call: &Call) -> Option<String> {
+        let policy = call.tenant.policy.as_deref();
+        let name = |class: &ClassNo| {
+            let known = policy.and_then(|policy| policy.class(*class));
+            known.map_or_else(|| class.to_string(), |rule| rule.name.to_string())
+        };
+        let mut parts = Vec::new();
+        if !self.classes.is_empty() {
+            let names: Vec<String> = self.classes.iter().map(name).collect();
+            parts.push(format!("classes {}", names.join(", ")));
+        }
+        parts.extend(self.subject.map(|uid| format!("subject number {uid}")));
+        (!parts.is_empty()).then(|| parts.join(" of "))
+    }
 }
 
 /// An operation.
@@ -162,6 +238,9 @@ pub struct Operation {
     /// Why it failed, in our words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What a rotation is from, to and about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<RotationState>,
 }
 
 impl Operation {
@@ -195,6 +274,7 @@ impl Operation {
             tenant: None,
             commitment: None,
             error: None,
+            rotation: None,
         }
     }
 
@@ -377,7 +457,7 @@ impl Vault {
             OperationStatus::Scheduled => {
                 self.cancel_scheduled(call, &Context::default(), operation, revision, request.as_ref()).await
             }
-            OperationStatus::Running if matches!(operation.kind, OperationKind::Reseal | OperationKind::Backup) => {
+            OperationStatus::Running | OperationStatus::Paused if operation.kind.may_be_stopped() => {
                 let next = Operation { status: OperationStatus::Cancelled, updated: call.now, ..operation.clone() };
                 let (action, mut change) = (Action::CancelOperation, ChangeSet::default());
                 self.remember(call, request.as_ref(), &(), &mut change);

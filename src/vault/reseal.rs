@@ -275,7 +275,7 @@ impl Vault {
         self.attach_detail(call, context, &mut entry, &staying).await.map_err(refused)?;
         change.note(call.tenant.no, entry.to_bytes());
         let ledger = erased_entries(call, &operation, operation.erased.iter().cloned());
-        let swap = SwapOp { slots: done.iter().map(|one| one.old).collect(), change, ledger };
+        let swap = SwapOp { slots: done.iter().map(|one| one.old).collect(), change, ledger, ..SwapOp::default() };
         match self.keyring.swap(call.tenant.no, swap).await {
             Ok(swapped) => {
                 Ok(self.finish(call, operation.clone(), Revision(1), swapped).await.unwrap_or_else(|error| {

@@ -8,7 +8,7 @@ use crate::storage::*;
 use crate::vault::Vault;
 use crate::vault::call::Call;
 use crate::vault::error::VaultError;
-use crate::vault::operation::{Operation, OperationStatus, put_operation};
+use crate::vault::operation::{Operation, OperationStatus, RotationState, put_operation};
 use crate::vault::tenant::TenantSettings;
 use crate::vault::to_json;
 
@@ -28,7 +28,7 @@ pub(crate) struct Rotated {
 
 impl Vault {
     /// Drops the old version. `retiring` is where the settings name it; `finish` completes the operation, whose status, time
-    /// and generation are set here.
+    /// and generation are set here; it ends with a signed record once the old root is overwritten.
     ///
     /// # Errors
     /// `Conflict` where the settings name another version, or too much happens beside it.
@@ -48,11 +48,13 @@ impl Vault {
                 return Err(VaultError::Conflict);
             }
             let (former, at) = self.operation(tenant, rotated.operation).await?;
+            let finished = finish(former.clone());
             let next = Operation {
-                status: OperationStatus::Done,
+                status: OperationStatus::Committed,
                 updated: call.now,
                 generation: Some(Generation(row.generation.0 + 1)),
-                ..finish(former.clone())
+                rotation: Some(RotationState::of_secret(rotated.old, finished.rotation.as_ref())),
+                ..finished
             };
             let mut change = ChangeSet::default();
             change.require(Precondition::TenantSettingsAt { tenant, revision: row.revision });
@@ -66,9 +68,10 @@ impl Vault {
             entry.operation = Some(next.id);
             change.note(tenant, entry.to_bytes());
             let slots = vec![secret_slot(rotated.kind, rotated.old)];
-            match self.keyring.swap(tenant, SwapOp { slots, change, ledger: Vec::new() }).await {
+            match self.keyring.swap(tenant, SwapOp { slots, change, ..SwapOp::default() }).await {
                 Ok(_) => {
                     self.reload_tenant(tenant).await?;
+                    self.settle_rotation(call, next, Revision(at.0 + 1)).await?;
                     return Ok(());
                 }
                 Err(SwapError::Conflict(_)) => {}

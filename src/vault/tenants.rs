@@ -123,6 +123,7 @@ impl Vault {
             options,
             tenants: ArcSwap::default(),
             settings: tokio::sync::Mutex::new(()),
+            rotating: tokio::sync::Mutex::new(()),
             clock_guard: Default::default(),
             upkeep: Default::default(),
             signers: ArcSwap::default(),

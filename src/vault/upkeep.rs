@@ -60,6 +60,7 @@ impl Vault {
         for _ in 0..MOST_ROUNDS {
             let call = self.job_call(self.tenant(tenant)?);
             if call.tenant.policy.is_none() {
+                all.add(self.go_on_rotations(&call, 100_000).await?);
                 return Ok(all);
             }
             let mut round = self.shred_due(&call, 1_000).await?;
@@ -73,6 +74,8 @@ impl Vault {
             round.add(self.sweep_rows(&call, 100_000).await?);
             round.add(self.rotate_due_index(&call, 10_000).await?);
             round.add(self.rotate_due_root(&call).await?);
+            round.add(self.rotate_due_keys(&call).await?);
+            round.add(self.go_on_rotations(&call, 100_000).await?);
             round.add(self.keep_credentials(&call, 10_000).await?);
             all.done += round.done;
             if !round.more {

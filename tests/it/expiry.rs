@@ -342,7 +342,7 @@ async fn roots_and_data_keys_rotate_and_everything_stays_readable() {
     append(&t, &call, "usr_1", "hello", None).await;
     let snapshot = t.node.vault.get_subject(&call, &id("usr_1")).await.unwrap();
     let former = snapshot.class(ClassNo(2)).unwrap().clone();
-    t.node.vault.rotate_class(&call, snapshot.subject.uid, ClassNo(2)).await.expect("rotate");
+    t.node.vault.rotate_class(&call, snapshot.subject.uid, ClassNo(2), None).await.expect("rotate");
     let now = t.node.store.subject_by_uid(snapshot.subject.uid).await.unwrap().unwrap();
     let row = now.class(ClassNo(2)).unwrap();
     assert_eq!((row.version, row.state), (DekVersion(2), ClassState::Live));

@@ -28,6 +28,7 @@ mod report;
 mod reseal;
 mod restore;
 mod rights;
+mod rotation;
 mod rules;
 mod schedule;
 mod swapped;

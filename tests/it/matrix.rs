@@ -254,6 +254,9 @@ fn rows() -> Vec<Row> {
 
         KeyService/ListKeys(n) pb::ListKeysRequest { tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
         KeyService/RotateKeys(n) pb::RotateKeysRequest { kind: pb::KeyKind::Index as i32, tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
+        KeyService/ListRotations(n) pb::ListRotationsRequest { tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
+        OperationService/PauseOperation(n) pb::PauseOperationRequest { operation: n.scheduled_too.clone(), ..Default::default() }, Names, Any, Refused(Code::FailedPrecondition);
+        OperationService/ResumeOperation(n) pb::ResumeOperationRequest { operation: n.scheduled_too.clone(), ..Default::default() }, Names, Any, Refused(Code::FailedPrecondition);
         OperationService/GetClock(n) pb::GetClockRequest {}, Nothing, Any, NO;
         OperationService/ConfirmClock(n) pb::ConfirmClockRequest { time: later(), ..Default::default() }, Nothing, Any, NO;
         KeyService/GetSealStatus(n) pb::GetSealStatusRequest {}, Nothing, Any, NO;

@@ -349,6 +349,7 @@ pub fn counts(conn: &Connection, tenant: TenantNo) -> Result<TenantCounts> {
         Ok(TenantCounts {
             subjects: subject_count(conn, tenant)?,
             classes: count("SELECT count(*) FROM subject_class WHERE tenant = ?1")?,
+            most_seals: count("SELECT coalesce(max(seals), 0) FROM subject_class WHERE tenant = ?1")?,
             items: count("SELECT coalesce(sum(count), 0) FROM item_group WHERE tenant = ?1")?,
             terms: count("SELECT count(*) FROM term WHERE tenant = ?1")?,
             tombstones: count("SELECT count(*) FROM tombstone WHERE tenant = ?1")?,

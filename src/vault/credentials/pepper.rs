@@ -14,7 +14,7 @@ use crate::vault::Vault;
 use crate::vault::call::Call;
 use crate::vault::error::VaultError;
 use crate::vault::expiry::Progress;
-use crate::vault::operation::{Operation, OperationKind, OperationStatus, put_operation};
+use crate::vault::operation::{Operation, OperationKind, OperationStatus, RotationState, put_operation};
 use crate::vault::request::Request;
 use crate::vault::secret_drop::{Rotated, SETTLED_MS};
 use crate::vault::tenant::TenantSettings;
@@ -128,7 +128,8 @@ impl Vault {
         if left == 0 || over {
             let (kind, operation) = (SecretKind::PasswordPepper, state.operation);
             let rotated = Rotated { kind, old, operation, state: (PEPPER, revision) };
-            let finish = |operation| Operation { total: left, ..operation };
+            let lost = RotationState { lost: left, ..RotationState::default() };
+            let finish = |operation| Operation { total: left, rotation: Some(lost.clone()), ..operation };
             self.drop_secret(call, &rotated, |settings| &mut settings.pepper_retiring, finish).await?;
             progress.done += 1;
             return Ok(progress);

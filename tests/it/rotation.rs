@@ -1,0 +1,545 @@
+//! Rotations over gRPC: each ends, is resumed after a restart, and leaves a signed record after which old copies open
+//! nothing. JE19 and JE20.
+
+use std::path::Path;
+
+use data_encoding::HEXLOWER;
+use pii_vault::config::RootKekSource;
+use pii_vault::grpc::pb;
+use pii_vault::ids::*;
+use pii_vault::keyring::keeper::{FileKeeper, Keeper, Link, OwnBlock};
+use pii_vault::receipt::Receipt;
+use pii_vault::receipt::rotation::{Fate, Kind, RotationRecord};
+use pii_vault::server::Node;
+use pii_vault::server::prove::{copy_database, prove};
+use tonic::Code;
+
+use crate::harness::*;
+use crate::net::*;
+
+type Keys = pb::key_service_client::KeyServiceClient<tonic::transport::Channel>;
+
+struct Scene {
+    running: Running,
+    tenant: TenantNo,
+    key: String,
+    operator: String,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        Self::over(Running::new().await).await
+    }
+
+    /// With a next root key in the configuration, which is a file that is not there yet.
+    async fn with_next_root() -> Self {
+        let test = TestVault::with(|config| {
+            let next = config.data_dir.parent().unwrap().join("secrets/root-2.key");
+            config.root_kek_next = Some(RootKekSource::File { path: next });
+        });
+        Self::over(Running::over(test.await).await).await
+    }
+
+    async fn over(running: Running) -> Self {
+        let tenant = running.test.tenant("jina", JINA).await;
+        let key = running.key(tenant, "app").await;
+        let operator = running.operator_key("root").await;
+        Scene { running, tenant, key, operator }
+    }
+
+    fn keys(&self) -> Keys {
+        Keys::new(self.running.channel.clone())
+    }
+
+    async fn person(&self, subject: &str) {
+        let mut records = pb::record_service_client::RecordServiceClient::new(self.running.channel.clone());
+        let values = vec![text_value(NAME, "Jane Roe"), text_value(EMAIL, &format!("{subject}@example.com"))];
+        let context = for_purpose(SERVICE);
+        let put = pb::PutFieldsRequest { subject: subject.into(), values, context, ..Default::default() };
+        records.put_fields(with(&self.key, put)).await.expect("put");
+    }
+
+    async fn name_of(&self, subject: &str) -> Result<String, tonic::Status> {
+        let mut records = pb::record_service_client::RecordServiceClient::new(self.running.channel.clone());
+        let get = pb::GetFieldsRequest { key: by_id(subject), context: for_purpose(SERVICE), ..Default::default() };
+        let got = records.get_fields(with(&self.key, get)).await?.into_inner();
+        let name = got.values.iter().find(|value| value.field_id == NAME).expect("a name");
+        match &name.kind {
+            Some(pb::value::Kind::Text(text)) => Ok(text.clone()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn erase(&self, subject: &str) -> Vec<u8> {
+        let mut erasures = pb::erasure_service_client::ErasureServiceClient::new(self.running.channel.clone());
+        let erase = pb::EraseSubjectRequest { key: by_id(subject), wait_final: true, ..Default::default() };
+        let done = erasures.erase_subject(with(&self.key, erase)).await.expect("erase").into_inner();
+        let erasure = done.erasure.expect("an erasure").erasure;
+        let get = pb::GetReceiptRequest { erasure };
+        erasures.get_receipt(with(&self.key, get)).await.expect("receipt").into_inner().receipt.to_vec()
+    }
+
+    async fn rotate(&self, kind: pb::KeyKind, tenant: &str) -> Result<String, tonic::Status> {
+        let request = pb::RotateKeysRequest { kind: kind as i32, tenant: tenant.into(), ..Default::default() };
+        Ok(self.keys().rotate_keys(with(&self.operator, request)).await?.into_inner().operation)
+    }
+
+    /// What the jobs do.
+    async fn go_on(&self, tenant: TenantNo) {
+        for _ in 0..1_000 {
+            let vault = &self.running.test.node.vault;
+            let call = vault.job_call(vault.tenant(tenant).unwrap());
+            if !vault.go_on_rotations(&call, 10_000).await.expect("it goes on").more {
+                return;
+            }
+        }
+        panic!("it does not end");
+    }
+
+    async fn operation(&self, operation: &str, tenant: &str) -> pb::Operation {
+        let mut client = pb::operation_service_client::OperationServiceClient::new(self.running.channel.clone());
+        let get = pb::GetOperationRequest { operation: operation.into(), tenant: tenant.into() };
+        client.get_operation(with(&self.operator, get)).await.expect("operation").into_inner().operation.unwrap()
+    }
+
+    /// The newest record of a tenant, verified with the published keys.
+    async fn record(&self, tenant: &str) -> RotationRecord {
+        let list = pb::ListRotationsRequest { tenant: tenant.into(), ..Default::default() };
+        let listed = self.keys().list_rotations(with(&self.operator, list)).await.expect("list").into_inner().rotations;
+        let keys = self.running.test.node.vault.receipt_keys();
+        RotationRecord::verify(&listed.first().expect("a record").record, &keys).expect("verifies").record
+    }
+
+    async fn listed(&self, tenant: &str, kind: pb::KeyKind) -> Vec<pb::KeyInfo> {
+        let list = pb::ListKeysRequest { tenant: tenant.into(), kinds: vec![kind as i32] };
+        self.keys().list_keys(with(&self.operator, list)).await.expect("keys").into_inner().keys
+    }
+
+    async fn restart(self) -> Self {
+        let Scene { running, tenant, key, operator } = self;
+        let running = Running::over(running.stop().await.restart().await).await;
+        Scene { running, tenant, key, operator }
+    }
+
+    fn keeper_bytes(&self) -> Vec<u8> {
+        std::fs::read(self.running.test.config.keeper.paths[0].join("roots.keeper")).unwrap()
+    }
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signing_key_rotates_and_what_the_old_one_signed_verifies() {
+    let mut s = Scene::new().await;
+    s.person("before").await;
+    s.person("after").await;
+    let first = s.erase("before").await;
+    let old = s.running.test.node.vault.receipt_keys();
+    let keeper = s.running.test.node.keyring.keeper();
+    let sealed = keeper.own(OwnBlock::Signing).await.unwrap().unwrap().1[48..108].to_vec();
+    assert!(contains(&s.keeper_bytes(), &sealed));
+
+    let operation = s.rotate(pb::KeyKind::Signing, "").await.expect("rotate");
+    let done = s.operation(&operation, "").await;
+    assert_eq!((done.state(), done.kind()), (pb::OperationState::Succeeded, pb::OperationKind::SigningRotation));
+    assert!(!contains(&s.keeper_bytes(), &sealed), "the old private key is in neither place of its block");
+    let second = s.erase("after").await;
+
+    for restarted in [false, true] {
+        if restarted {
+            s = s.restart().await;
+        }
+        let mut erasures = pb::erasure_service_client::ErasureServiceClient::new(s.running.channel.clone());
+        let keys =
+            erasures.get_receipt_keys(with(&s.key, pb::GetReceiptKeysRequest {})).await.unwrap().into_inner().keys;
+        let public: Vec<[u8; 32]> = keys.iter().map(|key| key.public_key.as_ref().try_into().unwrap()).collect();
+        assert_eq!((public.len(), public[1]), (2, old[0]));
+        Receipt::verify(&first, &public).expect("of before");
+        Receipt::verify(&second, &public[..1]).expect("of after");
+        assert!(Receipt::verify(&second, &old).is_err());
+        let signature = keys[0].chain_signature.as_ref().try_into().expect("64 bytes");
+        let link = Link { former: old[0], signature };
+        let vault = s.running.test.node.keyring.vault();
+        assert!(link.is_right(vault, &public[0]) && !link.is_right(vault, &old[0]));
+        assert!(keys[1].chain_signature.is_empty(), "the first key has none before it");
+        let record = s.record("").await;
+        assert_eq!((record.kind, record.fate, record.lost), (Kind::Signing, Fate::Destroyed, 0));
+        assert_eq!(record.from.id, Some(HEXLOWER.encode(&old[0])));
+        assert_eq!(record.to.id, Some(HEXLOWER.encode(&public[0])));
+        let keeper = s.running.test.node.keyring.verify_keeper().await.expect("verify");
+        assert_eq!(keeper.problems, Vec::<String>::new(), "the ledger verifies with both keys");
+        let written = s.running.test.node.vault.write_key_archives(true).await.expect("archives");
+        assert!(written.failed.is_empty() && !written.written.is_empty());
+    }
+    s.person("later").await;
+    let third = s.rotate(pb::KeyKind::Signing, "").await.expect("again");
+    assert_eq!(s.operation(&third, "").await.state(), pb::OperationState::Succeeded);
+    let s = s.restart().await;
+    Receipt::verify(&first, &s.running.test.node.vault.receipt_keys()).expect("two rotations later");
+    assert_eq!(s.listed("", pb::KeyKind::Signing).await[0].version, 3);
+    s.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_root_key_rotates_online_and_the_old_one_opens_nothing() {
+    let s = Scene::with_next_root().await;
+    s.person("ana").await;
+    for n in 0..20 {
+        s.running.test.tenant(&format!("other-{n}"), JINA).await;
+    }
+    let config = s.running.test.config.clone();
+    let former = s.running.test.node.keyring.kek_id();
+    let Some(RootKekSource::File { path: old_file }) = config.root_kek.clone() else { unreachable!() };
+    let Some(RootKekSource::File { path: new_file }) = config.root_kek_next.clone() else { unreachable!() };
+    let stolen = s.keeper_bytes();
+    assert!(contains(&stolen, &former) && old_file.exists() && !new_file.exists());
+
+    let operation = s.rotate(pb::KeyKind::Root, "").await.expect("rotate");
+    assert_eq!(s.rotate(pb::KeyKind::Root, "").await.expect("twice"), operation);
+    assert!(new_file.exists(), "a file that is not there yet is made");
+    assert_eq!(s.operation(&operation, "").await.state(), pb::OperationState::Running);
+    assert_eq!(s.name_of("ana").await.unwrap(), "Jane Roe");
+    s.erase_beside("before-the-end").await;
+    s.go_on(TenantNo::VAULT).await;
+    let done = s.operation(&operation, "").await;
+    assert_eq!((done.state(), done.kind()), (pb::OperationState::Succeeded, pb::OperationKind::RootKeyRotation));
+    assert!(done.done_count >= 21 && done.done_count == done.total_count, "{done:?}");
+    let record = s.record("").await;
+    assert_eq!((record.kind, record.fate), (Kind::Root, Fate::Destroyed));
+    assert_eq!(record.from.id, Some(HEXLOWER.encode(&former)));
+    let now = s.keeper_bytes();
+    assert!(!contains(&now, &former), "no block of the keeper is under the old key");
+    assert!(!old_file.exists(), "its file was overwritten and removed");
+    let root = &s.listed("", pb::KeyKind::Root).await[0];
+    assert_eq!((root.version, root.left_count, root.period_days), (2, 0, 365));
+    assert_eq!(root.key_id, HEXLOWER.encode(&s.running.test.node.keyring.kek_id()));
+    assert_eq!(s.name_of("ana").await.unwrap(), "Jane Roe");
+
+    // With the configuration as it is, and with the next key in the place of the first.
+    let s = s.restart().await;
+    assert_eq!(s.name_of("ana").await.unwrap(), "Jane Roe");
+    let Scene { running, tenant, key, operator } = s;
+    let mut test = running.stop().await;
+    test.config.root_kek = test.config.root_kek_next.take();
+    let test = test.restart().await;
+    let s = Scene { running: Running::over(test).await, tenant, key, operator };
+    assert_eq!(s.name_of("ana").await.unwrap(), "Jane Roe");
+    assert_eq!(s.rotate(pb::KeyKind::Root, "").await.unwrap_err().code(), Code::FailedPrecondition, "no next one");
+    let test = s.running.stop().await;
+    // Another key than the one that the keeper is under.
+    let mut other = test.config.clone();
+    let path = test.dir.path().join("secrets/other.key");
+    pii_vault::keyring::root::create_key_file(&path).unwrap();
+    other.root_kek = Some(RootKekSource::File { path });
+    let clock = test.clock.clone();
+    test.node.close().await;
+    assert!(Node::open(&other, clock).await.is_err());
+}
+
+impl Scene {
+    async fn erase_beside(&self, subject: &str) {
+        self.person(subject).await;
+        self.erase(subject).await;
+        assert_eq!(self.name_of(subject).await.unwrap_err().code(), Code::NotFound);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_root_key_rotation_is_resumed_wherever_it_was_cut() {
+    let rounds = rounds(4, 200);
+    for round in 0..rounds {
+        let mut s = Scene::with_next_root().await;
+        s.person("ana").await;
+        for n in 0..6 {
+            s.running.test.tenant(&format!("other-{n}"), JINA).await;
+        }
+        let former = s.running.test.node.keyring.kek_id();
+        let operation = s.rotate(pb::KeyKind::Root, "").await.expect("rotate");
+        let vault = s.running.test.node.vault.clone();
+        let call = vault.job_call(vault.tenant(TenantNo::VAULT).unwrap());
+        // Cut off somewhere in the middle: at the next await after so many microseconds.
+        let cut = std::time::Duration::from_micros(300 * (round as u64 % 40));
+        let _ = tokio::time::timeout(cut, vault.go_on_rotations(&call, 1)).await;
+        drop((call, vault));
+        s = s.restart().await;
+        assert_eq!(s.name_of("ana").await.unwrap(), "Jane Roe", "round {round}");
+        s.go_on(TenantNo::VAULT).await;
+        let done = s.operation(&operation, "").await;
+        assert_eq!(done.state(), pb::OperationState::Succeeded, "round {round}");
+        assert_eq!(s.record("").await.operation.to_string(), operation);
+        assert!(!contains(&s.keeper_bytes(), &former), "round {round}");
+        let s = s.restart().await;
+        assert_eq!(s.name_of("ana").await.unwrap(), "Jane Roe", "round {round}");
+        s.running.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_root_rotates_with_a_record_and_by_its_period() {
+    let s = Scene::new().await;
+    s.person("ana").await;
+    let before = s.running.test.node.keyring.generation(s.tenant).unwrap();
+    let operation = s.rotate(pb::KeyKind::TenantRoot, "jina").await.expect("rotate");
+    assert_eq!(s.operation(&operation, "jina").await.state(), pb::OperationState::Succeeded);
+    let record = s.record("jina").await;
+    assert_eq!((record.kind, record.fate), (Kind::TenantRoot, Fate::Destroyed));
+    assert_eq!((record.from.number, record.to.number), (before.0, before.0 + 1));
+    assert_eq!(record.generation, s.running.test.node.keyring.generation(s.tenant).unwrap());
+
+    s.running.test.node.vault.run_due_work(s.tenant).await.expect("looked at");
+    s.running.test.clock.advance_days(91);
+    s.running.test.node.vault.run_due_work(s.tenant).await.expect("due");
+    assert_ne!(s.record("jina").await.operation, record.operation, "by its period");
+    assert_eq!(s.name_of("ana").await.unwrap(), "Jane Roe");
+    s.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_tree_gets_new_keys_and_goes_on_after_a_restart() {
+    let mut s = Scene::new().await;
+    s.person("ana").await;
+    // Leaves without people cost as much.
+    let keyring = &s.running.test.node.keyring;
+    while keyring.leaves(s.tenant).await.unwrap() < 600 {
+        keyring.allocate(s.tenant, 30_000).await.expect("slots");
+    }
+    let since = keyring.generation(s.tenant).unwrap();
+    let copy = s.running.test.dir.path().join("copy");
+    copy_database(&s.running.test.config.data_dir, &copy).expect("copy");
+    let leaves = u64::from(keyring.leaves(s.tenant).await.unwrap());
+    let operation = s.rotate(pb::KeyKind::Tree, "jina").await.expect("rotate");
+    assert_eq!(s.rotate(pb::KeyKind::Tree, "jina").await.expect("twice"), operation);
+    {
+        let vault = &s.running.test.node.vault;
+        let call = vault.job_call(vault.tenant(s.tenant).unwrap());
+        vault.go_on_rotations(&call, 1).await.expect("a step");
+    }
+    let half = s.operation(&operation, "jina").await;
+    assert_eq!((half.done_count, half.total_count), (256, leaves));
+    assert_eq!(s.listed("jina", pb::KeyKind::Tree).await[0].left_count, leaves - 256);
+    s = s.restart().await;
+    s.erase_beside("beside").await;
+    s.go_on(s.tenant).await;
+    let done = s.operation(&operation, "jina").await;
+    assert_eq!(done.state(), pb::OperationState::Succeeded);
+    assert_eq!(done.done_count, done.total_count);
+    assert_eq!(s.running.test.node.keyring.first_leaf_of(s.tenant, since).await.unwrap(), None);
+    let record = s.record("jina").await;
+    assert_eq!((record.kind, record.fate, record.moved), (Kind::Tree, Fate::Destroyed, done.done_count));
+    assert_eq!(s.name_of("ana").await.unwrap(), "Jane Roe");
+    let proof = prove(&s.running.test.node, &copy).await.expect("prove");
+    let jina = proof.tenants.iter().find(|t| t.tenant == "jina").unwrap();
+    assert!(!jina.old_tree_opens && jina.living_opened == jina.living, "data keys are what they were: {jina:?}");
+    s.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_keys_rotate_beside_reads_and_erasures_and_old_copies_open_nothing() {
+    let mut s = Scene::new().await;
+    for n in 0..450 {
+        s.person(&format!("u-{n}")).await;
+    }
+    let copy = s.running.test.dir.path().join("copy");
+    copy_database(&s.running.test.config.data_dir, &copy).expect("copy");
+    let operation = s.rotate(pb::KeyKind::Data, "jina").await.expect("rotate");
+    assert_eq!(s.rotate(pb::KeyKind::Data, "jina").await.expect("twice"), operation);
+    let part = pb::RotateKeysRequest {
+        kind: pb::KeyKind::Data as i32,
+        tenant: "jina".into(),
+        class_ids: vec![1],
+        ..Default::default()
+    };
+    let other = s.keys().rotate_keys(with(&s.operator, part)).await.unwrap_err();
+    assert_eq!((other.code(), reason(&other).as_str()), (Code::FailedPrecondition, "WRONG_STATE"));
+    {
+        let vault = &s.running.test.node.vault;
+        let call = vault.job_call(vault.tenant(s.tenant).unwrap());
+        vault.go_on_rotations(&call, 1).await.expect("a step");
+    }
+    let begun = s.operation(&operation, "jina").await;
+    assert!(begun.done_count > 0 && begun.done_count < 450, "{begun:?}");
+
+    let mut operations = pb::operation_service_client::OperationServiceClient::new(s.running.channel.clone());
+    let pause = pb::PauseOperationRequest { operation: operation.clone(), tenant: "jina".into(), ..Default::default() };
+    let paused = operations.pause_operation(with(&s.operator, pause)).await.expect("pause").into_inner();
+    assert_eq!(paused.operation.unwrap().state(), pb::OperationState::Paused);
+    s.go_on(s.tenant).await;
+    assert_eq!(s.operation(&operation, "jina").await.done_count, begun.done_count, "it waits");
+    assert_eq!(s.listed("jina", pb::KeyKind::Data).await[0].left_count, 450 - begun.done_count);
+    let resume =
+        pb::ResumeOperationRequest { operation: operation.clone(), tenant: "jina".into(), ..Default::default() };
+    operations.resume_operation(with(&s.operator, resume)).await.expect("resume");
+
+    s = s.restart().await;
+    s.erase("u-440").await;
+    let read = async {
+        for n in (0..450).filter(|n| *n != 440) {
+            assert_eq!(s.name_of(&format!("u-{n}")).await.expect("read"), "Jane Roe");
+        }
+    };
+    tokio::join!(s.go_on(s.tenant), read);
+    let done = s.operation(&operation, "jina").await;
+    assert_eq!((done.state(), done.kind()), (pb::OperationState::Succeeded, pb::OperationKind::DataRotation));
+    assert_eq!((done.done_count, done.total_count), (449, 450), "each subject once, but for the erased one");
+    let record = s.record("jina").await;
+    assert_eq!((record.kind, record.fate, record.scope.as_deref()), (Kind::Data, Fate::Destroyed, None));
+    assert!(record.archives_expire_at.is_some(), "who has an older key archive has them until then");
+    let proof = prove(&s.running.test.node, &copy).await.expect("prove");
+    let jina = proof.tenants.iter().find(|t| t.tenant == "jina").unwrap();
+    assert!(proof.holds && !jina.old_tree_opens && jina.living_opened == 0, "{jina:?}");
+    for n in (0..450).filter(|n| *n != 440) {
+        assert_eq!(s.name_of(&format!("u-{n}")).await.expect("read"), "Jane Roe");
+    }
+    assert_eq!(s.name_of("u-440").await.unwrap_err().code(), Code::NotFound);
+    let data = &s.listed("jina", pb::KeyKind::Data).await[0];
+    assert_eq!((data.version, data.left_count, data.period_days), (2, 0, 730));
+    s.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_keys_of_a_class_or_a_subject_rotate_alone_and_no_faster_than_asked() {
+    let s = Scene::new().await;
+    for n in 0..30 {
+        s.person(&format!("u-{n}")).await;
+    }
+    let version = async |subject: &str, class: u8| {
+        let call = s.running.test.call(s.tenant);
+        let snapshot = s.running.test.node.vault.get_subject(&call, &id(subject)).await.unwrap();
+        snapshot.class(ClassNo(class)).map(|row| row.version.0)
+    };
+    let class = {
+        let call = s.running.test.call(s.tenant);
+        let snapshot = s.running.test.node.vault.get_subject(&call, &id("u-0")).await.unwrap();
+        snapshot.classes[0].class.0
+    };
+    let one = pb::RotateKeysRequest {
+        kind: pb::KeyKind::Data as i32,
+        tenant: "jina".into(),
+        key: by_id("u-3"),
+        ..Default::default()
+    };
+    s.keys().rotate_keys(with(&s.operator, one)).await.expect("rotate");
+    s.go_on(s.tenant).await;
+    assert_eq!((version("u-3", class).await, version("u-4", class).await), (Some(2), Some(1)));
+    let record = s.record("jina").await;
+    assert!(record.scope.as_deref().unwrap().starts_with("subject number "), "{:?}", record.scope);
+    assert_eq!(record.moved, 1);
+
+    let slow = pb::RotateKeysRequest {
+        kind: pb::KeyKind::Data as i32,
+        tenant: "jina".into(),
+        class_ids: vec![class.into()],
+        per_second: 5,
+        ..Default::default()
+    };
+    let operation = s.keys().rotate_keys(with(&s.operator, slow)).await.expect("rotate").into_inner().operation;
+    s.go_on(s.tenant).await;
+    assert_eq!(s.operation(&operation, "jina").await.done_count, 0, "no time has passed");
+    let mut seen = Vec::new();
+    for _ in 0..6 {
+        s.running.test.clock.advance_ms(1_000);
+        s.go_on(s.tenant).await;
+        seen.push(s.operation(&operation, "jina").await.done_count);
+    }
+    assert_eq!(seen, [5, 10, 15, 20, 25, 30]);
+    s.running.test.clock.advance_ms(1_000);
+    s.go_on(s.tenant).await;
+    assert_eq!(s.operation(&operation, "jina").await.state(), pb::OperationState::Succeeded);
+    assert_eq!((version("u-3", class).await, version("u-4", class).await), (Some(3), Some(2)));
+    assert_eq!(s.listed("jina", pb::KeyKind::Data).await[0].version, 1, "a part is no new version of all");
+    let mut unknown = pb::RotateKeysRequest { kind: pb::KeyKind::Data as i32, ..Default::default() };
+    (unknown.tenant, unknown.class_ids) = ("jina".into(), vec![16]);
+    assert_eq!(s.keys().rotate_keys(with(&s.operator, unknown)).await.unwrap_err().code(), Code::InvalidArgument);
+    s.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn index_and_pepper_end_with_records_too() {
+    let s = Scene::new().await;
+    s.person("ana").await;
+    for kind in [pb::KeyKind::Index, pb::KeyKind::PasswordPepper] {
+        s.rotate(kind, "jina").await.expect("rotate");
+        s.running.test.clock.advance_days(2);
+        s.running.test.node.vault.run_due_work(s.tenant).await.expect("it ends");
+        s.running.test.clock.advance_days(2);
+        s.running.test.node.vault.run_due_work(s.tenant).await.expect("it ends");
+        let record = s.record("jina").await;
+        let wanted = if kind == pb::KeyKind::Index { Kind::Index } else { Kind::PasswordPepper };
+        assert_eq!((record.kind, record.fate, record.lost), (wanted, Fate::Destroyed, 0));
+        assert_eq!((record.from.number, record.to.number), (1, 2));
+    }
+    s.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn je19_the_key_inventory_and_every_rotation_record_verify_offline() {
+    let s = Scene::with_next_root().await;
+    s.person("ana").await;
+    for (kind, tenant, no) in [
+        (pb::KeyKind::Signing, "", TenantNo::VAULT),
+        (pb::KeyKind::Root, "", TenantNo::VAULT),
+        (pb::KeyKind::TenantRoot, "jina", s.tenant),
+        (pb::KeyKind::Tree, "jina", s.tenant),
+        (pb::KeyKind::Data, "jina", s.tenant),
+    ] {
+        s.rotate(kind, tenant).await.expect("rotate");
+        s.go_on(no).await;
+    }
+    let public = s.running.test.node.vault.receipt_keys();
+    let mut kinds = Vec::new();
+    for tenant in ["", "jina"] {
+        let list = pb::ListRotationsRequest { tenant: tenant.into(), ..Default::default() };
+        for one in s.keys().list_rotations(with(&s.operator, list)).await.expect("list").into_inner().rotations {
+            let verified = RotationRecord::verify(&one.record, &public).expect("verifies");
+            kinds.push(verified.record.kind.name());
+            for at in (0..one.record.len()).step_by(7) {
+                let mut bad = one.record.to_vec();
+                bad[at] ^= 1;
+                assert!(RotationRecord::verify(&bad, &public).is_err(), "byte {at}");
+            }
+        }
+    }
+    kinds.sort();
+    assert_eq!(kinds, ["data", "root", "signing", "tenant-root", "tree"]);
+    let list = pb::ListKeysRequest { tenant: "jina".into(), ..Default::default() };
+    let keys = s.keys().list_keys(with(&s.operator, list)).await.expect("keys").into_inner().keys;
+    for kind in [pb::KeyKind::TenantRoot, pb::KeyKind::Tree, pb::KeyKind::Index, pb::KeyKind::Data] {
+        assert!(keys.iter().any(|key| key.kind == kind as i32 && key.key_count > 0), "{kind:?} is in the inventory");
+    }
+    // Who may only read records may not rotate, and a tenant's key sees its own.
+    let auditor = s.running.key_for(s.tenant, "auditor", &[pii_vault::access::Verb::Audit]).await;
+    let own = s.keys().list_rotations(with(&auditor, pb::ListRotationsRequest::default())).await.expect("own");
+    assert_eq!(own.into_inner().rotations.len(), 3);
+    let rotate = pb::RotateKeysRequest { kind: pb::KeyKind::Data as i32, ..Default::default() };
+    assert_eq!(s.keys().rotate_keys(with(&auditor, rotate)).await.unwrap_err().code(), Code::PermissionDenied);
+    s.running.stop().await;
+}
+
+/// A keeper that was copied before is of no use once the root key that wrapped it is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copied_keeper_opens_with_no_key_that_is_left() {
+    let s = Scene::with_next_root().await;
+    s.person("ana").await;
+    let copy = s.running.test.dir.path().join("stolen");
+    copy_dir(&s.running.test.config.keeper.paths[0], &copy);
+    s.rotate(pb::KeyKind::Root, "").await.expect("rotate");
+    s.go_on(TenantNo::VAULT).await;
+    let present = s.running.test.node.keyring.kek_id();
+    assert_eq!(s.record("").await.fate, Fate::Destroyed);
+    let stolen = FileKeeper::open(&[copy]).expect("a keeper");
+    for tenant in stolen.tenants().await.unwrap() {
+        assert!(stolen.read(tenant).await.unwrap().roots().all(|block| block.kek != present));
+    }
+    drop(stolen);
+    s.running.stop().await;
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
