@@ -246,10 +246,10 @@ async fn play(steps: Vec<Step>) {
     }
 }
 
-/// Classes, holds, erasures and time against the model; `PII_CASES` sets how many histories (the full count is 10,000).
+/// Classes, holds, erasures and time against the model.
 #[test]
 fn t13_classes_holds_erasures_and_time_agree_with_a_model() {
-    let cases = std::env::var("PII_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(24);
+    let cases = rounds(24, 10_000);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let config = ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 60, ..ProptestConfig::default() };
     let strategy = proptest::collection::vec(step(), 1..30);
