@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use crate::access::Verb;
 use crate::audit::{Action, Fields, Outcome};
+use crate::clock::Timestamp;
 use crate::ids::*;
 use crate::keyring::{ClassRef, KeyRef};
-use crate::policy::compiled::FieldRule;
-use crate::policy::compiled::{Ask, Decision};
+use crate::policy::compiled::{Ask, Decision, FieldRule, Policy, PurposeRule, SubjectFacts};
+use crate::policy::facts::Consent;
 use crate::policy::value::{normalize, normalize_text};
 use crate::storage::{ClassState, Lookup, SubjectSnapshot};
 use crate::vault::Vault;
@@ -144,6 +145,9 @@ impl Vault {
         let anyone = call.principal.grants.iter().find(|g| g.verbs.has(Verb::Find) && g.fields.has(field.0));
         let group = anyone.and_then(|g| g.groups.as_ref()).and_then(|groups| groups.first().copied());
         let ask = context.ask(call, Verb::Find, purpose, group, None, approved);
+        // Who consented is not known before either: here it is asked whether anybody may be found at all.
+        let consents = everything_consented(policy, call.now);
+        let ask = Ask { facts: SubjectFacts { consents: &consents, ..SubjectFacts::NONE }, ..ask };
         if let decision @ Decision::Deny(_) = policy.decide(&ask, field, None) {
             return Err(VaultError::refused(policy, &ask, field, &decision));
         }
@@ -211,37 +215,24 @@ impl Vault {
         let approved = self.take_approval(call, context, &[], Verb::Find, &[field.0].into_iter().collect()).await?;
         let (tags, wanted) = self.tags(call, context, field, text, false, approved)?;
         let rule = policy.field(field).ok_or(VaultError::NotFound)?;
-        let page = self.store.find_terms(call.tenant.no, field, tags.clone(), after, limit).await?;
-        let mut subjects = Vec::with_capacity(page.rows.len());
-        for uid in page.rows {
-            let Some(snapshot) = self.store.subject_by_uid(uid).await? else { continue };
-            if !self.has_value(call, &snapshot, rule, &wanted).await? {
-                // Changed since the index was read, or led here by a row that somebody changed.
-                let before = SubjectUid(uid.0 - 1);
-                let now = self.store.find_terms(call.tenant.no, field, tags.clone(), before, 1).await?;
-                if now.rows.first() == Some(&uid) {
-                    let snapshot = self.store.subject_by_uid(uid).await?;
-                    if let Some(snapshot) = &snapshot
-                        && !self.has_value(call, snapshot, rule, &wanted).await?
-                    {
-                        return Err(VaultError::DataLoss);
-                    }
-                }
-                continue;
-            }
-            let facts = self.facts(call, &snapshot).await?;
-            let ask = context.ask(call, Verb::Find, purpose, snapshot.subject.group, None, approved);
-            let ask = Ask { facts: facts.view(), ..ask };
-            if matches!(policy.decide(&ask, field, None), Decision::Allow { .. }) {
-                subjects.push(snapshot);
+        let (mut subjects, mut after, mut more) = (Vec::new(), after, true);
+        // A page is filled with who may be found, and one more is looked for: neither its length nor that another follows
+        // tells of those who may not.
+        while more && subjects.len() <= limit as usize {
+            let page = self.store.find_terms(call.tenant.no, field, tags.clone(), after, limit.max(1)).await?;
+            (after, more) = (page.rows.last().copied().unwrap_or(after), page.more);
+            for uid in page.rows {
+                self.find_one(call, context, rule, &tags, &wanted, approved, uid, &mut subjects).await?;
             }
         }
+        let more = subjects.len() > limit as usize;
+        subjects.truncate(limit as usize);
         let mut entry = call.record(Action::FindSubjects, Outcome::Ok);
         entry.fields = Fields::new([field]);
         entry.purpose = purpose;
         let mut entries: Vec<_> = subjects
             .iter()
-            .map(|snapshot| {
+            .map(|snapshot: &Arc<SubjectSnapshot>| {
                 let mut entry = entry.clone();
                 entry.subject = Some(snapshot.subject.uid);
                 entry
@@ -252,8 +243,50 @@ impl Vault {
             entries.push(entry);
         }
         self.read_log.append_all(call.tenant.no, &entries).await.map_err(|_| VaultError::AuditUnavailable)?;
-        Ok(Found { subjects, more: page.more })
+        Ok(Found { subjects, more })
     }
+
+    /// Adds a hit of the index, if the value is there and the caller may find this person by it.
+    async fn find_one(
+        &self,
+        call: &Call,
+        context: &Context,
+        rule: &FieldRule,
+        tags: &[(SecretVersion, TermTag)],
+        wanted: &Normalized,
+        approved: bool,
+        uid: SubjectUid,
+        subjects: &mut Vec<Arc<SubjectSnapshot>>,
+    ) -> Result<(), VaultError> {
+        let Some(snapshot) = self.store.subject_by_uid(uid).await? else { return Ok(()) };
+        if !self.has_value(call, &snapshot, rule, wanted).await? {
+            // Changed since the index was read, or led here by a row that somebody changed.
+            let before = SubjectUid(uid.0 - 1);
+            let now = self.store.find_terms(call.tenant.no, rule.no, tags.to_vec(), before, 1).await?;
+            if now.rows.first() == Some(&uid) {
+                let snapshot = self.store.subject_by_uid(uid).await?;
+                if let Some(snapshot) = &snapshot
+                    && !self.has_value(call, snapshot, rule, wanted).await?
+                {
+                    return Err(VaultError::DataLoss);
+                }
+            }
+            return Ok(());
+        }
+        let facts = self.facts(call, &snapshot).await?;
+        let ask = context.ask(call, Verb::Find, context.purpose()?, snapshot.subject.group, None, approved);
+        let ask = Ask { facts: facts.view(), ..ask };
+        if matches!(call.tenant.policy()?.decide(&ask, rule.no, None), Decision::Allow { .. }) {
+            subjects.push(snapshot);
+        }
+        Ok(())
+    }
+}
+
+/// The facts of somebody who agreed to every purpose, now.
+pub(crate) fn everything_consented(policy: &Policy, now: Timestamp) -> Vec<Consent> {
+    let consent = |rule: &PurposeRule| Consent { purpose: rule.no, policy: [0; 32], given: now, until: None };
+    policy.purposes().filter(|rule| !rule.consent.is_empty()).map(consent).collect()
 }
 
 /// The subject itself, if its row belongs to the id it was found by.
