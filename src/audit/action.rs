@@ -106,6 +106,8 @@ closed_list! {
         GetPolicy = 82, "policy.get";
         GetSchema = 83, "policy.schema";
         ReportPromises = 84, "policy.report";
+        PlanPolicy = 85, "policy.plan";
+        DiffPolicies = 86, "policy.diff";
         // Audit and operations, 88 to 103.
         ListEntries = 88, "audit.list";
         FollowEntries = 89, "audit.follow";

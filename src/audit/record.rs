@@ -32,10 +32,10 @@ pub struct DecodeError {
 
 /// A set of field numbers, small where policies are small: numbers 1 to 64 are bits of one word, and only a set with a
 /// higher number takes memory.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Fields(Repr);
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Repr {
     /// Bit n stands for field n + 1.
     Bits(u64),

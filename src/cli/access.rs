@@ -1,16 +1,16 @@
 //! `whoami`, `access-key`, `role`, `approval`, `test-access`: who may call the vault.
 
-use crate::cli::args::{self, ContextArgs, ListArgs, SelectArgs, WriteArgs};
+use crate::cli::args::{self, ListArgs, SelectArgs, WriteArgs};
 use crate::cli::error::CliError;
 use crate::cli::input;
 use crate::cli::names::{Names, Noun};
-use crate::cli::output::{Col, Output, note};
+use crate::cli::output::{Col, note};
 use crate::cli::profile::write_private;
 use crate::cli::session::Session;
 use crate::cli::text::{Moment, duration, printable};
 use crate::cli::values::wire;
 use crate::grpc::pb;
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use data_encoding::HEXLOWER_PERMISSIVE;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -545,60 +545,4 @@ pub async fn approval(s: &Session, command: Approval) -> Result<(), CliError> {
     };
     let names = if s.out.json { Names::default() } else { s.names_if_any().await };
     s.out.record(&approval.unwrap_or_default(), APPROVAL, &names)
-}
-
-/// `test-access`
-#[derive(Debug, Args)]
-#[command(after_help = "Exit code 0 when it would be allowed, 4 when not.
-
-Examples:
-  pii-vault test-access read -f email -p marketing
-  pii-vault test-access read --key 7Q3K2M -c billing -p support --view plain")]
-pub struct TestAccess {
-    /// What would be done: read, write, delete, find, export, erase, hold, release, subject, group, ...
-    #[arg(value_parser = args::verb)]
-    verb: i32,
-    /// Name of the key to test [default: the one in use]
-    #[arg(long)]
-    key: Option<String>,
-    #[command(flatten)]
-    select: SelectArgs,
-    #[command(flatten)]
-    context: ContextArgs,
-    /// With which view: plain, masked, token
-    #[arg(long, value_parser = args::view)]
-    view: Option<i32>,
-    /// In which group the subject is
-    #[arg(long)]
-    group: Option<String>,
-}
-
-/// `test-access`
-pub async fn test_access(s: &Session, a: TestAccess) -> Result<(), CliError> {
-    let request = pb::TestAccessRequest {
-        access_key: a.key.unwrap_or_default(),
-        verb: a.verb,
-        select: a.select.select(s).await?,
-        context: a.context.context(s).await?,
-        view: a.view.unwrap_or(0),
-        group: a.group.unwrap_or_default(),
-    };
-    let answer = s.access().test_access(request).await?.into_inner();
-    print_decisions(s.out, &answer, &s.names_if_any().await)?;
-    if answer.allowed { Ok(()) } else { Err(CliError::WouldBeDenied) }
-}
-
-fn print_decisions(out: Output, answer: &pb::TestAccessResponse, names: &Names) -> Result<(), CliError> {
-    if out.json {
-        return out.document(&wire(answer));
-    }
-    let cols = [
-        Col("FIELD", "field_id|field"),
-        Col("ALLOWED", "allowed"),
-        Col("VIEW", "view"),
-        Col("REASON", "reason"),
-        Col("RULE", "rule"),
-        Col("POLICY LINE", "policy_line|nonzero"),
-    ];
-    out.table(&answer.decisions, &cols, names)
 }

@@ -28,6 +28,7 @@ mod ops;
 mod output;
 mod password;
 pub mod people;
+mod policy;
 mod profile;
 mod profiles;
 pub mod quickstart;
@@ -46,6 +47,7 @@ mod subjects;
 mod tenant;
 mod text;
 mod values;
+mod why;
 
 use crate::cli::error::{CliError, EXIT_CODES, LastIds};
 use crate::cli::global::GlobalArgs;
@@ -116,7 +118,9 @@ enum Command {
     #[command(subcommand)]
     Approval(Box<access::Approval>),
     /// Whether a call would be allowed, and which rule decides
-    TestAccess(access::TestAccess),
+    TestAccess(why::TestAccess),
+    /// Why somebody's fields may be had or not: the rule, the policy version, the line
+    Why(why::Why),
     /// Write fields of a subject
     Put(records::Put),
     /// Read fields of a subject
@@ -276,7 +280,8 @@ async fn call(s: &Session, yes: bool, command: Command) -> Result<(), CliError> 
         Command::AccessKey(c) => access::access_key(s, yes, c).await,
         Command::Role(c) => access::role(s, c).await,
         Command::Approval(c) => access::approval(s, *c).await,
-        Command::TestAccess(a) => access::test_access(s, a).await,
+        Command::TestAccess(a) => why::test_access(s, a).await,
+        Command::Why(a) => why::why(s, a).await,
         Command::Put(a) => records::put(s, a).await,
         Command::Get(a) => records::get(s, a).await,
         Command::Delete(a) => records::delete(s, yes, a).await,

@@ -6,6 +6,7 @@ use crate::cli::error::CliError;
 use crate::cli::input;
 use crate::cli::names::Names;
 use crate::cli::output::{Col, Output, note};
+use crate::cli::policy::{self, Sides};
 use crate::cli::sarif;
 use crate::cli::session::Session;
 use crate::cli::text::{duration, printable};
@@ -135,16 +136,60 @@ Examples:
         #[arg(long)]
         sarif: bool,
     },
-    /// Make a policy file the tenant's next version, in force at once
+    /// Tell what a policy file would do to what is stored and to who calls; changes nothing
+    #[command(
+        after_help = "Counts, by class and field, values that would end sooner, at once or later, those that a hold keeps and
+those that nobody could read any more; and the calls of the last days that would be refused, with the rule
+and its line.
+
+Examples:
+  pii-vault tenant plan acme.toml
+  pii-vault tenant plan acme.toml --audit-days 30 --json"
+    )]
+    Plan {
+        /// Policy file
+        file: PathBuf,
+        /// How many of the last days' audit to look at, at most 90
+        #[arg(long, value_name = "DAYS", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=90))]
+        audit_days: u32,
+    },
+    /// Compare two versions of the policy, or a file with one, key by key
     #[command(after_help = "Examples:
+  pii-vault tenant diff acme.toml
+  pii-vault tenant diff --from 2 --to 3")]
+    Diff {
+        /// Policy file to compare to [default: the version in force, or --to]
+        file: Option<PathBuf>,
+        /// Number of the version to compare from [default: the one in force]
+        #[arg(long, value_name = "VERSION", default_value_t = 0, hide_default_value = true)]
+        from: u32,
+        /// Number of the version to compare to
+        #[arg(long, value_name = "VERSION", conflicts_with = "file", default_value_t = 0, hide_default_value = true)]
+        to: u32,
+    },
+    /// Make a policy file the tenant's next version, in force at once
+    #[command(
+        after_help = "A file that takes stored data away earlier than the version before (`tenant plan` says so) needs a second
+person's approval of this very file: ask with --request-approval, and name it with --approval.
+
+Examples:
   pii-vault tenant apply acme.toml --validate-only
-  pii-vault --tenant acme tenant apply acme.toml")]
+  pii-vault --tenant acme tenant apply acme.toml
+  pii-vault tenant apply shorter.toml --request-approval
+  pii-vault tenant apply shorter.toml --approval 0b9c6c1e-53a5-4f8e-9a51-2b7d3a1f6a10"
+    )]
     Apply {
         /// Policy file
         file: PathBuf,
         /// Etag of the version it follows
         #[arg(long)]
         etag: Option<String>,
+        /// Ask for the approval instead
+        #[arg(long, conflicts_with_all = ["approval", "etag", "validate_only"])]
+        request_approval: bool,
+        /// Name of the approval
+        #[arg(long)]
+        approval: Option<String>,
         #[command(flatten)]
         write: WriteArgs,
     },
@@ -154,6 +199,12 @@ Examples:
     Rollback {
         /// Number of the older version
         version: u32,
+        /// Ask for the approval instead
+        #[arg(long, conflicts_with_all = ["approval", "validate_only"])]
+        request_approval: bool,
+        /// Name of the approval
+        #[arg(long)]
+        approval: Option<String>,
         #[command(flatten)]
         write: WriteArgs,
     },
@@ -269,7 +320,7 @@ fn severity(finding: &pb::LintFinding) -> &'static str {
 }
 
 /// Findings like those of a compiler, so that editors can jump to them.
-fn finding_line(file: &str, finding: &pb::LintFinding) -> String {
+pub fn finding_line(file: &str, finding: &pb::LintFinding) -> String {
     let line = if finding.line == 0 { String::new() } else { format!(":{}", finding.line) };
     let key = if finding.key.is_empty() { String::new() } else { format!("{}: ", finding.key) };
     printable(&format!("{file}{line}: {}[{}]: {key}{}", severity(finding), finding.rule, finding.message))
@@ -376,13 +427,34 @@ pub async fn tenant(s: &Session, yes: bool, command: Tenant) -> Result<(), CliEr
             let answer = s.policies().lint_policy(request).await?.into_inner();
             report(s.out, &file.display().to_string(), &answer.findings, deny, sarif)
         }
-        Tenant::Apply { file, etag, write } => {
-            apply(s, &file.display().to_string(), read(&file)?.into(), etag, write).await
+        Tenant::Plan { file, audit_days } => {
+            policy::plan(s, &file.display().to_string(), read(&file)?, audit_days).await
         }
-        Tenant::Rollback { version, write } => {
+        Tenant::Diff { file, from, to } => {
+            if file.is_none() && (from, to) == (0, 0) {
+                return Err(CliError::Usage("name a file, --from or --to".into()));
+            }
+            let file = match file {
+                Some(path) => Some((path.display().to_string(), read(&path)?)),
+                None => None,
+            };
+            policy::diff(s, Sides { from, to, file }).await
+        }
+        Tenant::Apply { file, request_approval: true, .. } => {
+            policy::request_approval(s, &file.display().to_string(), &read(&file)?).await
+        }
+        Tenant::Apply { file, etag, approval, write, .. } => {
+            let how = policy::Apply { etag, approval, write };
+            policy::apply(s, &file.display().to_string(), read(&file)?.into(), how).await
+        }
+        Tenant::Rollback { version, request_approval, approval, write } => {
             let request = pb::GetPolicyRequest { version, tenant: s.tenant() };
             let old = s.policies().get_policy(request).await?.into_inner();
-            apply(s, &format!("version {version}"), old.policy, None, write).await
+            let name = format!("version {version}");
+            if request_approval {
+                return policy::request_approval(s, &name, &old.policy).await;
+            }
+            policy::apply(s, &name, old.policy, policy::Apply { etag: None, approval, write }).await
         }
         Tenant::Policy { versions: true, .. } => {
             let list = ListArgs { limit: 0, page_size: 200 };
@@ -397,7 +469,7 @@ pub async fn tenant(s: &Session, yes: bool, command: Tenant) -> Result<(), CliEr
                     }
                 })
                 .await?;
-            s.out.list("versions", &page, VERSION, &none)
+            s.out.list("versions", &page, policy::VERSION, &none)
         }
         Tenant::Policy { version, .. } => {
             let request = pb::GetPolicyRequest { version, tenant: s.tenant() };
@@ -458,43 +530,6 @@ pub async fn tenant(s: &Session, yes: bool, command: Tenant) -> Result<(), CliEr
             s.out.record(&answer, &[Col("TENANT TIME", "tenant_time")], &none)
         }
     }
-}
-
-const VERSION: &[Col] = &[
-    Col("VERSION", "version"),
-    Col("IN FORCE", "active|mark"),
-    Col("APPLIED", "apply_time"),
-    Col("BY", "applied_by"),
-    Col("SHA-256", "sha256"),
-    Col("ETAG", "etag"),
-];
-
-async fn apply(
-    s: &Session,
-    name: &str,
-    policy: bytes::Bytes,
-    etag: Option<String>,
-    write: WriteArgs,
-) -> Result<(), CliError> {
-    let request = pb::ApplyPolicyRequest {
-        policy,
-        tenant: s.tenant(),
-        etag: etag.unwrap_or_default(),
-        request_id: write.id(s),
-        validate_only: write.validate_only,
-    };
-    let answer = s.policies().apply_policy(request).await?.into_inner();
-    if s.out.json {
-        return s.out.document(&wire(&answer));
-    }
-    for finding in &answer.findings {
-        note(&finding_line(name, finding));
-    }
-    s.out.record(&answer.version.unwrap_or_default(), VERSION, &Names::default())?;
-    if !answer.operation.is_empty() {
-        note(&format!("stored values move to changed retentions: `pii-vault ops watch {}`", answer.operation));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

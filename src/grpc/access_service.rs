@@ -420,6 +420,7 @@ impl pb::access_service_server::AccessService for Api {
             classes: Vec::new(),
             view: convert::view("view", message.view)?,
             group: convert::opt_subject_id("group", &message.group)?,
+            subject: convert::opt_subject_id("subject", &message.subject)?,
         };
         if let Some(select) = message.select.filter(|select| *select != pb::Selector::default()) {
             let select = words::select(call.tenant.policy()?, Some(select), message.view, 0)?;

@@ -1,9 +1,14 @@
 //! The tenant's policy: checking, applying and explaining it.
 
+use std::pin::Pin;
+
 use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::access::View;
+use crate::clock::Timestamp;
 use crate::grpc::convert::{self, wire_time};
 use crate::grpc::identity::{Api, Scope};
 use crate::grpc::page::Pages;
@@ -11,13 +16,22 @@ use crate::grpc::pb;
 use crate::grpc::status::bad_field;
 use crate::grpc::vault_status::limit_exceeded;
 use crate::grpc::words;
-use crate::ids::PolicyVersion;
-use crate::policy::compiled::{ClassRule, FieldRule, Policy, PurposeRule};
+use crate::ids::{ClassNo, FieldNo, PolicyVersion};
+use crate::policy::compiled::{ClassRule, EarlyLoss, FieldRule, Policy, PurposeRule};
+use crate::policy::diff::Change;
 use crate::policy::file::{FieldType, Finding, Severity, Validator};
 use crate::vault::VaultError;
-use crate::vault::tenants::StoredPolicy;
+use crate::vault::plan::{Draft, FieldPlan, Plan, PlanProgress, RefusedCalls};
+use crate::vault::policies::StoredPolicy;
 
 type Answer<T> = Result<Response<T>, Status>;
+
+/// Days of the audit that a plan looks at when the request does not say.
+const PLAN_DAYS: u32 = 7;
+/// The most.
+const MAX_PLAN_DAYS: u32 = 90;
+/// How often a plan says how far it is.
+const PROGRESS_EVERY_MS: i64 = 250;
 
 /// Largest policy file.
 pub const MAX_POLICY: usize = 512 << 10;
@@ -53,6 +67,76 @@ fn wire_version(stored: &StoredPolicy) -> pb::PolicyVersion {
         applied_by: words::key_name(stored.by),
         active: stored.active,
         etag: stored.version.to_string(),
+        notify_date: stored.notice.notified.map(|day| convert::wire_date(day.value)),
+        effective_date: stored.notice.effective.map(|day| convert::wire_date(day.value)),
+        minimum_notice: stored.notice.minimum.map_or(String::new(), |least| least.value.to_string()),
+        approval: stored.approval.map_or(String::new(), |id| id.to_string()),
+    }
+}
+
+fn wire_loss(loss: &EarlyLoss) -> pb::EarlyLoss {
+    pb::EarlyLoss {
+        class_id: loss.class.0.into(),
+        key: loss.key.into(),
+        before: loss.before.clone(),
+        after: loss.after.clone(),
+        policy_line: loss.line,
+    }
+}
+
+fn wire_refused(refused: &RefusedCalls) -> pb::RefusedCalls {
+    pb::RefusedCalls {
+        actor_id: refused.actor.0,
+        access_key: words::key_name(refused.actor),
+        verb: refused.verb.name().into(),
+        purpose_id: refused.purpose.0.into(),
+        recipient_id: refused.recipient.0.into(),
+        field_ids: refused.fields.iter().map(|field| field.0.into()).collect(),
+        call_count: refused.calls,
+        last_time: Some(wire_time(refused.last)),
+        rule: refused.rule.clone(),
+        policy_line: refused.line,
+        roles: refused.roles.iter().map(|role| role.to_string()).collect(),
+    }
+}
+
+fn wire_plan(from: Option<PolicyVersion>, draft: &Draft, plan: &Plan) -> pb::PolicyPlan {
+    let field = |(&(class, field), counts): (&(ClassNo, FieldNo), &FieldPlan)| pb::FieldPlan {
+        field_id: field.0.into(),
+        class_id: class.0.into(),
+        value_count: counts.stored,
+        sooner_count: counts.sooner,
+        later_count: counts.later,
+        over_count: counts.over,
+        held_count: counts.held,
+        unreadable_count: counts.unreadable,
+    };
+    pb::PolicyPlan {
+        from_version: from.map_or(0, |version| version.0),
+        version: draft.policy.version().0,
+        sha256: draft.policy.sha256().to_vec().into(),
+        findings: draft.findings.iter().map(wire_finding).collect(),
+        fields: plan.fields.iter().map(field).collect(),
+        losses: plan.losses.iter().map(wire_loss).collect(),
+        refused_calls: plan.refused.iter().map(wire_refused).collect(),
+        audit_start_time: plan.audit_since.map(wire_time),
+        audit_entry_count: plan.audit_entries,
+        subject_count: plan.subjects,
+        approval_needed: plan.approval_needed,
+        plan_time: Some(wire_time(plan.at)),
+    }
+}
+
+fn wire_change(change: &Change) -> pb::PolicyChange {
+    pb::PolicyChange {
+        table: change.table.clone(),
+        number: change.number.into(),
+        name: change.name.clone(),
+        key: change.key.clone(),
+        before: change.before.clone().unwrap_or_default(),
+        after: change.after.clone().unwrap_or_default(),
+        from_line: change.line_before,
+        to_line: change.line_after,
     }
 }
 
@@ -144,6 +228,65 @@ impl pb::policy_service_server::PolicyService for Api {
         Ok(Response::new(pb::LintPolicyResponse { findings: findings.iter().map(wire_finding).collect() }))
     }
 
+    type PlanPolicyStream = Pin<Box<dyn tokio_stream::Stream<Item = Result<pb::PlanPolicyResponse, Status>> + Send>>;
+
+    async fn plan_policy(&self, request: Request<pb::PlanPolicyRequest>) -> Answer<Self::PlanPolicyStream> {
+        let call = self.enter(&request, Scope::Named(&request.get_ref().tenant)).await?;
+        let message = request.into_inner();
+        let days = match message.audit_days {
+            0 => PLAN_DAYS,
+            days if days <= MAX_PLAN_DAYS => days,
+            _ => return Err(bad_field("audit_days", "must be at most 90")),
+        };
+        let draft = self.vault.draft_policy(&call, policy_text(&message.policy)?)?;
+        let vault = self.vault.clone();
+        let (to, from) = mpsc::channel(4);
+        tokio::spawn(async move {
+            let mut said = None;
+            let mut watch = |progress: PlanProgress| {
+                let now = vault.now();
+                let first = said.is_none_or(|(step, at): (&str, Timestamp)| {
+                    step != progress.step || now.0 - at.0 >= PROGRESS_EVERY_MS
+                });
+                if first {
+                    said = Some((progress.step, now));
+                    // Who is slow to listen misses some; the plan itself waits.
+                    let _ = to.try_send(Ok(pb::PlanPolicyResponse {
+                        step: progress.step.into(),
+                        done_count: progress.done,
+                        total_count: progress.total,
+                        plan: None,
+                    }));
+                }
+                !to.is_closed()
+            };
+            let planned = vault.plan_policy(&call, &draft, days, &mut watch).await;
+            let last = planned.map(|plan| pb::PlanPolicyResponse {
+                plan: Some(wire_plan(call.tenant.settings.policy, &draft, &plan)),
+                ..Default::default()
+            });
+            let _ = to.send(last.map_err(Status::from)).await;
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(from))))
+    }
+
+    async fn diff_policies(&self, request: Request<pb::DiffPoliciesRequest>) -> Answer<pb::DiffPoliciesResponse> {
+        let call = self.enter(&request, Scope::Named(&request.get_ref().tenant)).await?;
+        let message = request.into_inner();
+        if message.to_version != 0 && !message.policy.is_empty() {
+            return Err(bad_field("to_version", "give a version or a file, not both"));
+        }
+        let file = if message.policy.is_empty() { None } else { Some(policy_text(&message.policy)?) };
+        let (from, to) = (opt_version(message.from_version), opt_version(message.to_version));
+        let differs = self.vault.diff_policies(&call, from, to, file).await?;
+        Ok(Response::new(pb::DiffPoliciesResponse {
+            from_version: differs.from.0,
+            to_version: differs.to.map_or(0, |version| version.0),
+            changes: differs.changes.iter().map(wire_change).collect(),
+            losses: differs.losses.iter().map(wire_loss).collect(),
+        }))
+    }
+
     async fn apply_policy(&self, request: Request<pb::ApplyPolicyRequest>) -> Answer<pb::ApplyPolicyResponse> {
         let call = self.enter(&request, Scope::Named(&request.get_ref().tenant)).await?;
         let mut message = request.into_inner();
@@ -154,15 +297,19 @@ impl pb::policy_service_server::PolicyService for Api {
             "" => None,
             etag => Some(PolicyVersion(etag.parse().map_err(|_| VaultError::EtagStale)?)),
         };
+        let approval = match message.approval.as_str() {
+            "" => None,
+            id => Some(convert::object_id("approval", id)?),
+        };
         if message.validate_only {
-            let (version, findings) = self.vault.apply_policy(&call, text, expected, None, true).await?;
+            let (version, findings) = self.vault.apply_policy(&call, text, expected, approval, None, true).await?;
             return Ok(Response::new(pb::ApplyPolicyResponse {
                 version: Some(pb::PolicyVersion { version: version.0, ..Default::default() }),
                 findings: findings.iter().map(wire_finding).collect(),
                 operation: String::new(),
             }));
         }
-        let (version, findings) = self.vault.apply_policy(&call, text, expected, repeat, false).await?;
+        let (version, findings) = self.vault.apply_policy(&call, text, expected, approval, repeat, false).await?;
         // The call's tenant is the one from before; a version is read from the store.
         let stored = self.vault.get_policy(&call, Some(version)).await?;
         let active = self.vault.tenant(call.tenant.no)?.settings.policy == Some(version);

@@ -6,10 +6,10 @@ pub use super::decide::{Ask, Decision, Denial, Rule, Withheld};
 use super::due::Calendar;
 pub use super::facts::SubjectFacts;
 use super::file::{Claim, TransferRule};
-use super::file::{Controller, File, Finding, PublishedText, Severity};
+use super::file::{Controller, File, Finding, Notice, PublishedText, Severity};
 use super::lint;
 use super::period;
-pub use super::retention::OverrideRefusal;
+pub use super::retention::{EarlyLoss, OverrideRefusal};
 pub use super::rules::*;
 use crate::access::{ClassSet, FieldSet};
 use crate::clock::Timestamp;
@@ -186,6 +186,15 @@ impl Policy {
     pub fn effective(&self) -> Option<Timestamp> {
         let day = self.file.notice.effective.as_ref()?.value;
         super::due::start_of(day, &self.zone)
+    }
+    /// What the file says about its announcement.
+    pub fn notice(&self) -> Notice {
+        self.file.notice
+    }
+    /// Line of what ends a class's values.
+    pub(super) fn retention_line(&self, class: &ClassRule) -> u32 {
+        let said = self.file.classes.iter().find(|c| c.head.name.value == class.name);
+        said.and_then(|c| c.retention.map(|r| r.line)).unwrap_or(class.line)
     }
     /// The time zone in which years are counted.
     pub fn zone(&self) -> &TimeZone {

@@ -3,7 +3,7 @@
 //! a rule says about a value. Nothing here does I/O or waits.
 //!
 //! Files see each other in one direction: `keys`, `period`, `mask` and `guard`, then `finding`, `file` and `parse`, then
-//! `form` and `lint` with `changes`, then `rules`, `build` and `compiled` with its `decide` and `retention`, then `value`.
+//! `form` and `lint` with `changes`, `diff`, then `rules`, `build` and `compiled` with its `decide` and `retention`, then `value`.
 
 mod build;
 mod changes;
@@ -12,6 +12,7 @@ mod claims;
 pub mod compiled;
 mod date;
 mod decide;
+pub mod diff;
 pub mod due;
 pub mod facts;
 pub mod file;

@@ -72,6 +72,15 @@ impl Period {
         }
     }
 
+    /// Whether it can be shorter than the other, as 1y can be shorter than 366d: whoever must not lose a day asks this.
+    pub fn may_be_shorter_than(self, other: Period) -> bool {
+        match (self.months(), other.months()) {
+            (Some(a), Some(b)) => a < b,
+            (None, None) => self.shortest_days() < other.shortest_days(),
+            _ => self.shortest_days() < other.longest_days(),
+        }
+    }
+
     /// When it ends if it begins at `start`. Beyond the year 9999 it stops there.
     pub fn after(self, start: Timestamp, zone: &TimeZone) -> Timestamp {
         let span = match self {

@@ -19,6 +19,19 @@ pub enum OverrideRefusal {
     OutOfBounds { at_least: Period, at_most: Period, line: u32 },
 }
 
+/// Something that a version of the policy takes away earlier than the one before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EarlyLoss {
+    pub class: ClassNo,
+    /// Key of the file that is shorter.
+    pub key: &'static str,
+    /// What was and what is, as the file writes it.
+    pub before: String,
+    pub after: String,
+    /// Line of the later file.
+    pub line: u32,
+}
+
 impl Policy {
     /// The end of a value of that class and origin; `None`: it is kept until it is erased. `group_override` is the
     /// retention that the subject's group set, which [`Policy::check_override`] allowed. Where the policy has changed
@@ -64,6 +77,51 @@ impl Policy {
         Some(self.class(class)?.grace?.after(closed, self.zone()))
     }
 
+    /// What this version takes away earlier than `previous` would: values that end sooner, holds and times of grace that
+    /// are shorter. Empty: nothing that is stored goes before the time that it was stored for.
+    pub fn losses_since(&self, previous: &Policy) -> Vec<EarlyLoss> {
+        let mut found = Vec::new();
+        for class in self.classes() {
+            let Some(before) = previous.class(class.no) else { continue };
+            let mut say = |key, was: Option<String>, is: Option<String>| {
+                let (before, after) = (was.unwrap_or_else(|| "none".into()), is.unwrap_or_else(|| "none".into()));
+                found.push(EarlyLoss { class: class.no, key, before, after, line: self.retention_line(class) });
+            };
+            let text = |period: Option<Period>| period.map(|p| p.to_string());
+            // No retention is the longest there is.
+            if sooner(class.retention, before.retention) {
+                say("retention", text(before.retention), text(class.retention));
+            }
+            let had_overrides = before.retention.is_some();
+            if had_overrides && sooner(class.max_retention, before.max_retention) {
+                say("max_retention", text(before.max_retention), text(class.max_retention));
+            }
+            let on_calendar = matches!(class.retention, Some(Period::Months(_) | Period::Years(_)));
+            if on_calendar && self.time_zone() != previous.time_zone() {
+                say("time_zone", Some(previous.time_zone().into()), Some(self.time_zone().into()));
+            }
+            // No grace and no hold are the shortest there are.
+            if let Some(was) = before.grace
+                && class.grace.is_none_or(|is| is.may_be_shorter_than(was))
+            {
+                say("grace", text(before.grace), text(class.grace));
+            }
+            if let Some(was) = &before.hold {
+                let is = class.hold.as_ref();
+                let shorter = is.is_none_or(|is| is.keep.may_be_shorter_than(was.keep));
+                let begins = is.is_some_and(|is| (was.from, is.from) == (HoldFrom::Erase, HoldFrom::Origin));
+                if shorter || begins {
+                    let words = |hold: &super::rules::HoldRule| match hold.from {
+                        HoldFrom::Origin => format!("{} from origin", hold.keep),
+                        HoldFrom::Erase => format!("{} from erase", hold.keep),
+                    };
+                    say("hold", Some(words(was)), is.map(words));
+                }
+            }
+        }
+        found
+    }
+
     /// Classes whose stored values end at another time than under `previous`, so that they have to be resealed.
     pub fn retention_changed_since(&self, previous: &Policy) -> ClassSet {
         let calendar_moved = self.time_zone() != previous.time_zone();
@@ -77,6 +135,15 @@ impl Policy {
             None => false,
         };
         self.classes().filter(differs).map(|c| c.no.0.into()).collect()
+    }
+}
+
+/// Whether `now` ends before `was`; `None` is no end.
+fn sooner(now: Option<Period>, was: Option<Period>) -> bool {
+    match (now, was) {
+        (Some(_), None) => true,
+        (Some(now), Some(was)) => now.may_be_shorter_than(was),
+        (None, _) => false,
     }
 }
 
@@ -124,6 +191,29 @@ mod tests {
             let wanted = Period::parse(wanted).unwrap();
             assert_eq!(p.check_override(Some(&enterprise), ClassNo(2), wanted).is_ok(), good, "{wanted}");
         }
+    }
+
+    #[test]
+    fn what_goes_earlier_is_named_and_what_stays_longer_is_not() {
+        let before = policy();
+        let losses = |from: &str, to: &str| -> Vec<(u8, &str, String, String)> {
+            let text = NUMBERS.replacen(from, to, 1);
+            assert_ne!(text, NUMBERS, "{from}");
+            let next = Policy::load(&text, PolicyVersion(2)).unwrap_or_else(|f| panic!("{f:?}"));
+            let all = next.losses_since(&before);
+            assert!(all.iter().all(|loss| loss.line > 0));
+            all.into_iter().map(|loss| (loss.class.0, loss.key, loss.before, loss.after)).collect()
+        };
+        let one = |class, key, was: &str, is: &str| vec![(class, key, was.to_owned(), is.to_owned())];
+        assert_eq!(losses("retention = \"90d\"", "retention = \"89d\""), one(2, "retention", "90d", "89d"));
+        assert_eq!(losses("retention = \"90d\"", "retention = \"91d\""), []);
+        assert_eq!(losses("retention = \"90d\"", "retention = \"none\""), []);
+        assert_eq!(losses("max_retention = \"3y\"", "max_retention = \"2y\""), one(2, "max_retention", "3y", "2y"));
+        assert_eq!(losses("grace = \"30d\"", "grace = \"29d\""), one(1, "grace", "30d", "29d"));
+        let hold = one(16, "hold", "7y from origin", "6y from origin");
+        assert_eq!(losses("keep = \"7y\"", "keep = \"6y\""), hold);
+        assert_eq!(losses("keep = \"7y\"", "keep = \"8y\""), []);
+        assert_eq!(before.losses_since(&before), []);
     }
 
     #[test]

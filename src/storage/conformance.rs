@@ -174,6 +174,14 @@ async fn every_row_reads_back(store: Arc<dyn Store>) {
     assert!(matches!(store.subject(OTHER, digest(1)).await.unwrap(), Lookup::Missing));
     assert_eq!(store.classes_due(T, ClassNo(2), Bucket(30), 9).await.unwrap(), [class.clone()]);
     assert!(store.classes_due(T, ClassNo(2), Bucket(29), 9).await.unwrap().is_empty());
+    let classes = |all: &[u16]| all.iter().copied().collect::<ClassSet>();
+    let seen = store.survey(T, classes(&[2]), SubjectUid(0), 9).await.unwrap();
+    assert_eq!((seen.rows.len(), seen.last, seen.subjects, seen.more), (1, SubjectUid(1), 1, false));
+    assert_eq!(seen.rows[0], (subject.group, class.clone()));
+    assert_eq!(store.survey(T, classes(&[1, 2]), SubjectUid(0), 1).await.unwrap().rows.len(), 2);
+    let none = store.survey(T, classes(&[3]), SubjectUid(0), 9).await.unwrap();
+    assert!(none.rows.is_empty() && none.last == SubjectUid(1));
+    assert!(store.survey(OTHER, classes(&[2]), SubjectUid(0), 9).await.unwrap().subjects == 0);
     put(&*store, [TouchSubject { uid: SubjectUid(1), at: Timestamp(50) }]).await;
     put(&*store, [TouchSubject { uid: SubjectUid(1), at: Timestamp(40) }]).await;
     assert_eq!(found(&*store, 1).await.unwrap().subject.touched, Timestamp(50));
@@ -523,6 +531,18 @@ async fn pages_meet_without_gaps(store: Arc<dyn Store>) {
     let page = store.items(group_row(1, 20).key, ItemNo(5), 7).await.unwrap();
     assert_eq!((page.rows.len(), page.rows[0].item, page.more), (7, ItemNo(6), false));
     assert!(store.items(group_row(1, 20).key, ItemNo(0), 11).await.unwrap().more);
+    let key = group_row(1, 20).key;
+    let (mut after, mut met) = (None, Vec::new());
+    loop {
+        let page = store.item_times(T, key.class, after, 5).await.unwrap();
+        met.extend(page.rows.iter().map(|one| (one.bucket, one.uid, one.field, one.item)));
+        after = page.rows.last().copied();
+        if !page.more {
+            break;
+        }
+    }
+    assert!(met.len() > 5 && met.windows(2).all(|pair| pair[0] < pair[1]), "{met:?}");
+    assert!(store.item_times(OTHER, key.class, None, 5).await.unwrap().rows.is_empty());
 
     let groups = [(1, 20), (2, 20), (1, 21), (2, 22)];
     put(&*store, groups.map(|(uid, bucket)| Mutation::PutItemGroup(group_row(uid, bucket)))).await;

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use crate::access::ClassSet;
 use crate::audit::Head;
 use crate::clock::Timestamp;
 use crate::ids::*;
@@ -317,6 +318,25 @@ pub trait Store: Send + Sync + 'static {
         after: SubjectUid,
         limit: u32,
     ) -> Result<Page<Arc<SubjectSnapshot>>, StoreError>;
+    /// Class rows, in `classes`, of the next `subjects` subjects of a tenant after `after`: a pass over everything that is
+    /// stored, in pages.
+    async fn survey(
+        &self,
+        tenant: TenantNo,
+        classes: ClassSet,
+        after: SubjectUid,
+        subjects: u32,
+    ) -> Result<Survey, StoreError>;
+
+    /// Times of all items of a tenant's class, by (bucket, uid, field, item), after `after`; their content is not read.
+    async fn item_times(
+        &self,
+        tenant: TenantNo,
+        class: ClassNo,
+        after: Option<ItemTimes>,
+        limit: u32,
+    ) -> Result<Page<ItemTimes>, StoreError>;
+
     /// A number for a new subject; numbers are given once, in order, and lost ones are never reused.
     fn next_uid(&self) -> SubjectUid;
     /// Numbers below this one are not given any more: an older database forgets which were. Durable with the next

@@ -289,3 +289,25 @@ pub struct TenantCounts {
     pub tombstones: u64,
     pub nodes: u64,
 }
+
+/// Class rows of some subjects in one pass, with the group of each subject.
+#[derive(Debug, Clone)]
+pub struct Survey {
+    pub rows: Vec<(Option<GroupNo>, ClassRow)>,
+    /// The last subject that was looked at, whether or not it has a row; the one to go on after.
+    pub last: SubjectUid,
+    /// How many subjects were looked at.
+    pub subjects: u32,
+    pub more: bool,
+}
+
+/// When an item began and ends, without its content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ItemTimes {
+    pub bucket: Bucket,
+    pub uid: SubjectUid,
+    pub field: FieldNo,
+    pub item: ItemNo,
+    pub origin: Timestamp,
+    pub expire: Option<Timestamp>,
+}

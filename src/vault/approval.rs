@@ -37,7 +37,7 @@ impl From<ApprovalError> for VaultError {
 }
 
 impl Vault {
-    fn reference_digest(call: &Call, reference: &str) -> [u8; 32] {
+    pub(crate) fn reference_digest(call: &Call, reference: &str) -> [u8; 32] {
         let (a, b) =
             (call.tenant.token_mac(&[b"ref", reference.as_bytes()]), call.tenant.token_mac(&[reference.as_bytes()]));
         let mut out = [0; 32];

@@ -114,6 +114,12 @@ impl EntryPage {
     }
 }
 
+/// A walk over a chain, between two steps.
+pub(crate) enum EntryWalk {
+    Changes { tenant: TenantNo, after: u64 },
+    Reads(crate::storage::readlog::Groups),
+}
+
 /// What is kept of a chain, and whether it is whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChainVerdict {
@@ -256,6 +262,88 @@ impl Vault {
                     Ok(page)
                 })
                 .await
+            }
+        }
+    }
+
+    /// The position behind which a chain's entries of `since` and later begin, or a little before it, and its end.
+    pub(crate) async fn audit_behind(
+        &self,
+        tenant: TenantNo,
+        chain: Chain,
+        since: Timestamp,
+    ) -> Result<(u64, u64), VaultError> {
+        let head = self.head_of(tenant, chain).await?.seq;
+        if chain == Chain::Read {
+            let log = self.read_log.clone();
+            let behind = blocking(move || log.behind(tenant, since).map_err(unreadable)).await?;
+            return Ok((behind.min(head), head));
+        }
+        // Groups are in order of time, near enough: the clock that stamps them is watched.
+        let (mut low, mut high) = (0, head);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.store.audit_groups(tenant, middle, 1).await?.first() {
+                Some(group) if group.at < since => low = group.first + u64::from(group.count) - 1,
+                _ => high = middle,
+            }
+        }
+        Ok((low, head))
+    }
+
+    /// Begins to walk over all entries of a chain behind `after`.
+    pub(crate) async fn walk_entries(
+        &self,
+        tenant: TenantNo,
+        chain: Chain,
+        after: u64,
+    ) -> Result<EntryWalk, VaultError> {
+        Ok(match chain {
+            Chain::Change => EntryWalk::Changes { tenant, after },
+            Chain::Read => {
+                let log = self.read_log.clone();
+                EntryWalk::Reads(blocking(move || log.groups(tenant, after + 1).map_err(unreadable)).await?)
+            }
+        })
+    }
+
+    /// Gives the entries of about `groups` more groups to `each`, with what it has gathered so far. Answers whether more
+    /// may follow.
+    pub(crate) async fn step_entries<T: Send + 'static>(
+        &self,
+        walk: EntryWalk,
+        groups: usize,
+        mut gathered: T,
+        each: impl Fn(&AuditRecord, &mut T) + Send + 'static,
+    ) -> Result<(EntryWalk, T, bool), VaultError> {
+        let look = move |bytes: &[u8], gathered: &mut T| {
+            let group = Group::parse(bytes).map_err(|_| VaultError::DataLoss)?;
+            for entry in group.entries() {
+                each(&entry.map_err(|_| VaultError::DataLoss)?.1, gathered);
+            }
+            Ok::<_, VaultError>(())
+        };
+        match walk {
+            EntryWalk::Changes { tenant, after } => {
+                let rows = self.store.audit_groups(tenant, after, groups.min(1_000) as u32).await?;
+                let Some(last) = rows.last() else {
+                    return Ok((EntryWalk::Changes { tenant, after }, gathered, false));
+                };
+                let after = last.first + u64::from(last.count) - 1;
+                for row in &rows {
+                    look(&row.body, &mut gathered)?;
+                }
+                Ok((EntryWalk::Changes { tenant, after }, gathered, true))
+            }
+            EntryWalk::Reads(mut from) => {
+                let step = move || {
+                    for _ in 0..groups {
+                        let Some(bytes) = from.next() else { return Ok((EntryWalk::Reads(from), gathered, false)) };
+                        look(&bytes.map_err(unreadable)?, &mut gathered)?;
+                    }
+                    Ok((EntryWalk::Reads(from), gathered, true))
+                };
+                blocking(step).await
             }
         }
     }

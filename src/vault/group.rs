@@ -3,7 +3,7 @@
 //! Two small records: `Group` by number, and `GroupName` by the keyed digest of the caller's id, so that the id itself
 //! is stored sealed only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
@@ -91,6 +91,24 @@ impl Vault {
             return Ok(GroupRetention::default());
         }
         Ok(GroupRetention(self.group_by_no(call, group).await?.retention))
+    }
+
+    /// Groups that chose a retention, with what they chose.
+    pub(crate) async fn chosen_retentions(&self, call: &Call) -> Result<HashMap<GroupNo, GroupRetention>, VaultError> {
+        let (mut found, mut after) = (HashMap::new(), Vec::new());
+        loop {
+            let page = self.store.objects(call.tenant.no, ObjectKind::Group, Vec::new(), after, 1_000).await?;
+            for row in &page.rows {
+                let group = self.read_group(call, row)?;
+                if !group.retention.is_empty() {
+                    found.insert(group.no, GroupRetention(group.retention));
+                }
+            }
+            match page.rows.last() {
+                Some(last) if page.more => after = last.key.clone(),
+                _ => return Ok(found),
+            }
+        }
     }
 
     /// A group that new subjects may join.

@@ -31,7 +31,10 @@ pub mod index_rotation;
 pub mod item;
 pub mod keeper_care;
 pub mod keys;
+mod known_facts;
 pub mod operation;
+pub mod plan;
+pub mod policies;
 pub mod read;
 pub mod record;
 pub mod report;
@@ -138,6 +141,7 @@ pub struct Vault {
     clock_guard: clock_guard::ClockGuard,
     upkeep: upkeep::Upkeep,
     signers: ArcSwap<Vec<signers::SignerView>>,
+    known: known_facts::KnownFacts,
 }
 
 impl Vault {

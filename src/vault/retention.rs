@@ -12,6 +12,7 @@ use crate::audit::{Action, Outcome};
 use crate::clock::Timestamp;
 use crate::ids::*;
 use crate::keyring::SwapError;
+use crate::policy::period::Expiry;
 use crate::storage::*;
 use crate::vault::Vault;
 use crate::vault::call::Call;
@@ -52,6 +53,19 @@ pub(crate) fn regroup(tenant: TenantNo, group: GroupNo, revision: Revision, chan
     let key = [BY_GROUP, &group.0.to_be_bytes()].concat();
     let body = SubjectUid(0).0.to_be_bytes().to_vec();
     change.change(Mutation::PutObject(ObjectRow { tenant, kind: ObjectKind::Setting, key, revision, body }));
+}
+
+/// What becomes of a value that would end at `end` by the present rules and is stored to end in `stored`. `kept`: a hold
+/// keeps its class.
+pub(crate) fn fate(end: Option<Expiry>, stored: (Bucket, Option<Timestamp>), kept: bool, now: Timestamp) -> Fate {
+    let (bucket, expire) = end.map_or((Bucket::NONE, None), |e| (e.bucket, Some(e.at)));
+    match expire {
+        _ if (bucket, expire) == stored => Fate::Keep,
+        // A hold keeps what would go, and what it moved on already.
+        _ if kept && bucket != Bucket::NONE && bucket <= stored.0 => Fate::Keep,
+        Some(at) if at <= now => Fate::Drop,
+        _ => Fate::Move { bucket, expire },
+    }
 }
 
 impl Vault {
@@ -226,15 +240,8 @@ impl Vault {
             let group = self.group_retention(call, subject.group).await?;
             let kept = row.state == ClassState::Restricted || self.placed_until(call, subject, class).await?.is_some();
             let rule = |stored: &Stored| {
-                let expiry = policy.expiry(class, group.of(class), stored.origin);
-                let (bucket, expire) = expiry.map_or((Bucket::NONE, None), |e| (e.bucket, Some(e.at)));
-                match expire {
-                    _ if (bucket, expire) == (stored.bucket, stored.expire) => Fate::Keep,
-                    // A hold keeps what would go, and what it moved on already.
-                    _ if kept && bucket != Bucket::NONE && bucket <= stored.bucket => Fate::Keep,
-                    Some(at) if at <= call.now => Fate::Drop,
-                    _ => Fate::Move { bucket, expire },
-                }
+                let end = policy.expiry(class, group.of(class), stored.origin);
+                fate(end, (stored.bucket, stored.expire), kept, call.now)
             };
             let mut change = ChangeSet::default();
             let carried = self.carry(call, row, None, None, &rule, &mut change).await?;

@@ -19,6 +19,7 @@ use crate::auth::{Kind, Principal, touches_values};
 use crate::clock::Timestamp;
 use crate::ids::*;
 use crate::keyring::ledger::{LedgerEntry, LedgerKind};
+use crate::policy::compiled::Policy;
 use crate::storage::*;
 use crate::vault::call::Call;
 use crate::vault::error::{DenialKind, VaultError, Violation};
@@ -225,8 +226,8 @@ fn read_body(row: &ObjectRow) -> Result<RoleBody, VaultError> {
 }
 
 /// A stored grant under the policy in force. Numbers that the policy has no more give nothing.
-fn compile(tenant: &Tenant, grant: &GrantBody) -> CompiledGrant {
-    let fields = match (&tenant.policy, grant.classes.is_empty() && grant.fields.is_empty()) {
+fn compile(policy: Option<&Policy>, grant: &GrantBody) -> CompiledGrant {
+    let fields = match (policy, grant.classes.is_empty() && grant.fields.is_empty()) {
         (_, true) => FieldSet::ALL,
         (Some(policy), false) => policy.field_set(grant.classes.iter().copied(), grant.fields.iter().copied()),
         (None, false) => FieldSet::EMPTY,
@@ -265,19 +266,24 @@ impl Vault {
         let roles = Arc::new(TenantRoles {
             policy: tenant.settings.policy,
             generation,
-            roles: self.compile_roles(&tenant).await?,
+            roles: self.compile_roles(&tenant, tenant.policy.as_deref()).await?,
         });
         state.current.store(Some(roles.clone()));
         Ok(roles)
     }
 
-    async fn compile_roles(&self, tenant: &Tenant) -> Result<BTreeMap<RoleNo, CompiledRole>, VaultError> {
+    /// The tenant's roles as they would be under a policy.
+    pub(crate) async fn compile_roles(
+        &self,
+        tenant: &Tenant,
+        policy: Option<&Policy>,
+    ) -> Result<BTreeMap<RoleNo, CompiledRole>, VaultError> {
         let mut roles = BTreeMap::new();
         if tenant.no != TenantNo::VAULT {
             let grants = vec![CompiledGrant { grant: without_values(), line: 0, subjects_per_hour: 0 }];
             roles.insert(ADMIN, CompiledRole { no: ADMIN, name: admin_name(tenant), grants });
         }
-        for rule in tenant.policy.iter().flat_map(|policy| policy.roles()) {
+        for rule in policy.iter().flat_map(|policy| policy.roles()) {
             let mut grants = Vec::with_capacity(rule.grants.len());
             for grant in &rule.grants {
                 let groups = match &grant.groups {
@@ -303,7 +309,7 @@ impl Vault {
             let page = self.store.objects(tenant.no, ObjectKind::Role, Vec::new(), after, 1_000).await?;
             for row in &page.rows {
                 let (no, body) = (key_no(row)?, read_body(row)?);
-                let grants = body.grants.iter().map(|grant| compile(tenant, grant)).collect();
+                let grants = body.grants.iter().map(|grant| compile(policy, grant)).collect();
                 roles.insert(no, CompiledRole { no, name: body.name, grants });
             }
             match page.rows.last() {
@@ -423,7 +429,8 @@ impl Vault {
         let _one_at_a_time = self.access.changing.lock().await;
         let grants = self.check_role(call, &new).await?;
         self.name_is_free(call, &new.name, None).await?;
-        let compiled: Vec<Grant> = grants.iter().map(|grant| compile(&call.tenant, grant).grant).collect();
+        let compiled: Vec<Grant> =
+            grants.iter().map(|grant| compile(call.tenant.policy.as_deref(), grant).grant).collect();
         self.must_have_all(&call.principal, &compiled)?;
         if self.tenant_roles(call.tenant.no).await?.roles.keys().filter(|no| no.0 > MADE_ABOVE).count() >= MAX_MADE {
             return Err(VaultError::Quota("made roles of the tenant"));
@@ -496,7 +503,8 @@ impl Vault {
         }
         let grants = self.check_role(call, &new).await?;
         self.name_is_free(call, &new.name, Some(no)).await?;
-        let compiled: Vec<Grant> = grants.iter().map(|grant| compile(&call.tenant, grant).grant).collect();
+        let compiled: Vec<Grant> =
+            grants.iter().map(|grant| compile(call.tenant.policy.as_deref(), grant).grant).collect();
         self.must_have_all(&call.principal, &compiled)?;
         let former: Vec<Grant> = before.grants.iter().map(|grant| grant.grant.clone()).collect();
         let narrowed = !within(&former, &compiled);

@@ -1,10 +1,7 @@
-//! Tenants and their policies: opening them at start, making, changing and looking at them.
+//! Tenants: opening them at start, making, changing and looking at them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-
-use arc_swap::ArcSwap;
-use serde::{Deserialize, Serialize};
 
 use crate::access::Verb;
 use crate::audit::{Action, AuditRecord, Outcome};
@@ -12,36 +9,17 @@ use crate::auth;
 use crate::clock::{Clock, Timestamp};
 use crate::ids::*;
 use crate::keyring::{Keyring, TenantKeyState};
-use crate::policy::compiled::Policy;
-use crate::policy::file::{Finding, Severity};
 use crate::storage::readlog::ReadLog;
 use crate::storage::*;
 use crate::vault::authenticate::Access;
 use crate::vault::call::Call;
 use crate::vault::credentials::Credentials;
-use crate::vault::error::{DenialKind, VaultError, Violation};
+use crate::vault::error::{DenialKind, VaultError};
+use crate::vault::policies::{check_policy, put_policy};
 use crate::vault::request::Request;
 use crate::vault::tenant::{Tenant, TenantKind, TenantSettings};
 use crate::vault::{Tenants, Vault, VaultOptions, to_json};
-
-/// A stored version of a policy.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PolicyBody {
-    text: String,
-    applied: Timestamp,
-    by: ActorId,
-}
-
-/// A version of a tenant's policy.
-#[derive(Debug, Clone)]
-pub struct StoredPolicy {
-    pub version: PolicyVersion,
-    pub text: String,
-    pub applied: Timestamp,
-    pub by: ActorId,
-    pub active: bool,
-}
+use arc_swap::ArcSwap;
 
 /// A tenant as operators see it.
 #[derive(Debug, Clone)]
@@ -64,42 +42,6 @@ pub struct NewTenant {
     pub region: Option<Name>,
     pub display_name: Option<String>,
     pub quota_subjects: u64,
-}
-
-/// Whether a policy file may come into force; answers what is doubtful about it.
-fn check_policy(
-    text: &str,
-    version: PolicyVersion,
-    before: Option<&Policy>,
-    pinned: Option<&Name>,
-    now: Timestamp,
-) -> Result<Vec<Finding>, VaultError> {
-    let (policy, findings) = Policy::compile(text, version, before).map_err(|findings| {
-        let errors = findings.into_iter().filter(|f| f.severity == Severity::Error);
-        VaultError::PolicyInvalid(
-            errors.map(|f| Violation::new(format!("line {}: {}", f.line, f.key), f.message)).collect(),
-        )
-    })?;
-    if policy.effective().is_some_and(|from| now < from) {
-        return Err(VaultError::WrongState("the policy takes effect later: apply it on its `effective` day"));
-    }
-    match (pinned, policy.region()) {
-        (Some(pinned), Some(said)) if pinned != said => {
-            Err(VaultError::PolicyInvalid(vec![Violation::new("region", "is not the tenant's region")]))
-        }
-        _ => Ok(findings),
-    }
-}
-
-fn put_policy(call: &Call, tenant: TenantNo, version: PolicyVersion, text: &str, change: &mut ChangeSet) {
-    let body = PolicyBody { text: text.to_owned(), applied: call.wall, by: call.principal.actor };
-    let (kind, key, body) = (ObjectKind::Policy, policy_key(version), to_json(&body));
-    change.require(Precondition::ObjectAt { tenant, kind, key: key.clone(), revision: Revision(0) });
-    change.change(Mutation::PutObject(ObjectRow { tenant, kind, key, revision: Revision(1), body }));
-}
-
-fn policy_key(version: PolicyVersion) -> Vec<u8> {
-    version.0.to_be_bytes().to_vec()
 }
 
 impl Vault {
@@ -127,6 +69,7 @@ impl Vault {
             clock_guard: Default::default(),
             upkeep: Default::default(),
             signers: ArcSwap::default(),
+            known: Default::default(),
         };
         let mut tenants = Tenants::default();
         for row in vault.store.tenants().await? {
@@ -151,13 +94,6 @@ impl Vault {
         };
         let expiries = self.store.expiries(row.no).await?;
         Tenant::load(&self.keyring, row, policy, &expiries)
-    }
-
-    pub(crate) async fn compile_stored(&self, tenant: TenantNo, version: PolicyVersion) -> Result<Policy, VaultError> {
-        let row = self.store.object(tenant, ObjectKind::Policy, policy_key(version)).await?;
-        let row = row.ok_or(VaultError::DataLoss)?;
-        let body: PolicyBody = serde_json::from_slice(&row.body).map_err(|_| VaultError::DataLoss)?;
-        Policy::load(&body.text, version).map_err(|_| VaultError::DataLoss)
     }
 
     /// Puts a tenant, as it now is, in place of the one that calls see.
@@ -272,7 +208,7 @@ impl Vault {
         if let Some(text) = policy {
             let version = PolicyVersion(1);
             check_policy(text, version, None, settings.region.as_ref(), call.now)?;
-            put_policy(call, no, version, text, &mut change);
+            put_policy(call, no, version, text, None, &mut change);
             change.note(no, call.record(Action::ApplyPolicy, Outcome::Ok).to_bytes());
             settings.policy = Some(version);
         }
@@ -449,107 +385,5 @@ impl Vault {
             auth::Kind::Operator => Ok(()),
             _ => Err(VaultError::denied(DenialKind::NotPermitted, "operator.only")),
         }
-    }
-
-    /// What a policy file says wrong or doubtful, compared with the version in force.
-    pub fn lint_policy(&self, call: &Call, text: &str) -> Result<Vec<Finding>, VaultError> {
-        self.may_set_policy(call)?;
-        let next = PolicyVersion(call.tenant.settings.policy.map_or(1, |v| v.0 + 1));
-        Ok(match Policy::compile(text, next, call.tenant.policy.as_deref()) {
-            Ok((_, findings)) | Err(findings) => findings,
-        })
-    }
-
-    fn may_set_policy(&self, call: &Call) -> Result<(), VaultError> {
-        if call.principal.kind != auth::Kind::Operator {
-            call.permit(Verb::Policy)?;
-        }
-        Ok(())
-    }
-
-    /// Makes a policy file the one in force. `expected` is the version that it was written against.
-    pub async fn apply_policy(
-        &self,
-        call: &Call,
-        text: &str,
-        expected: Option<PolicyVersion>,
-        request: Option<Request>,
-        validate_only: bool,
-    ) -> Result<(PolicyVersion, Vec<Finding>), VaultError> {
-        self.may_set_policy(call)?;
-        if let Some(version) = self.repeated(call, request.as_ref()).await? {
-            return Ok((version, Vec::new()));
-        }
-        let tenant = self.tenant(call.tenant.no)?;
-        let current = tenant.settings.policy;
-        if expected.is_some_and(|version| Some(version) != current) {
-            return Err(VaultError::EtagStale);
-        }
-        let version = PolicyVersion(current.map_or(1, |v| v.0 + 1));
-        let region = tenant.settings.region.as_ref();
-        let findings = check_policy(text, version, tenant.policy.as_deref(), region, call.now)?;
-        if validate_only {
-            return Ok((version, findings));
-        }
-        let mut change = ChangeSet::default();
-        put_policy(call, tenant.no, version, text, &mut change);
-        self.remember(call, request.as_ref(), &version, &mut change);
-        let record = call.record(Action::ApplyPolicy, Outcome::Ok);
-        // In one commit: a version that is stored and never in force would be in the way of the next one.
-        self.edit_settings_with(tenant.no, None, record, &change, |settings| {
-            if settings.policy != current {
-                return Err(VaultError::Conflict);
-            }
-            settings.policy = Some(version);
-            Ok(())
-        })
-        .await?;
-        Ok((version, findings))
-    }
-
-    /// A version of the policy; the one in force where none is named.
-    pub async fn get_policy(&self, call: &Call, version: Option<PolicyVersion>) -> Result<StoredPolicy, VaultError> {
-        self.may_set_policy(call)?;
-        let active = call.tenant.settings.policy;
-        let version = version.or(active).ok_or(VaultError::NotFound)?;
-        let row = self.store.object(call.tenant.no, ObjectKind::Policy, policy_key(version)).await?;
-        self.read_policy(&row.ok_or(VaultError::NotFound)?, active)
-    }
-
-    fn read_policy(&self, row: &ObjectRow, active: Option<PolicyVersion>) -> Result<StoredPolicy, VaultError> {
-        let body: PolicyBody = serde_json::from_slice(&row.body).map_err(|_| VaultError::DataLoss)?;
-        let version: [u8; 4] = row.key.as_slice().try_into().map_err(|_| VaultError::DataLoss)?;
-        let version = PolicyVersion(u32::from_be_bytes(version));
-        Ok(StoredPolicy {
-            version,
-            text: body.text,
-            applied: body.applied,
-            by: body.by,
-            active: active == Some(version),
-        })
-    }
-
-    /// The rules of a version of the policy; of the one in force where none is named. Everybody in the tenant may know.
-    pub async fn rules(&self, call: &Call, version: Option<PolicyVersion>) -> Result<Arc<Policy>, VaultError> {
-        let active = call.tenant.policy()?;
-        let Some(version) = version.filter(|version| *version != active.version()) else { return Ok(active.clone()) };
-        if self.store.object(call.tenant.no, ObjectKind::Policy, policy_key(version)).await?.is_none() {
-            return Err(VaultError::NotFound);
-        }
-        self.compile_stored(call.tenant.no, version).await.map(Arc::new)
-    }
-
-    /// Versions of the policy, from the first.
-    pub async fn list_policies(
-        &self,
-        call: &Call,
-        after: PolicyVersion,
-        limit: u32,
-    ) -> Result<Page<StoredPolicy>, VaultError> {
-        self.may_set_policy(call)?;
-        let active = call.tenant.settings.policy;
-        let page = self.store.objects(call.tenant.no, ObjectKind::Policy, Vec::new(), policy_key(after), limit).await?;
-        let rows = page.rows.iter().map(|row| self.read_policy(row, active)).collect::<Result<_, _>>()?;
-        Ok(Page { rows, more: page.more })
     }
 }

@@ -3,14 +3,18 @@
 use std::sync::Arc;
 
 use crate::access::{Verb, View};
+use crate::audit::{Action, Outcome};
 use crate::auth::{KeyId, Kind, Principal, authorize, touches_values};
 use crate::ids::*;
-use crate::policy::compiled::{Ask, Decision, SubjectFacts};
+use crate::policy::compiled::{Ask, Decision};
+use crate::storage::{ClassState, SubjectSnapshot};
 use crate::vault::Vault;
 use crate::vault::access_keys::AccessKeyView;
 use crate::vault::authenticate::{Compiled, Origin};
 use crate::vault::call::{Call, Context};
 use crate::vault::error::{DenialKind, VaultError, Violation};
+use crate::vault::find::Key;
+use crate::vault::rights::Facts;
 use crate::vault::roles::Role;
 
 /// What is to be tried.
@@ -24,6 +28,8 @@ pub struct TestAsk {
     pub view: Option<View>,
     /// Group of the subject.
     pub group: Option<SubjectId>,
+    /// Whose group and facts count; `None`: somebody of `group` about whom nothing is on record.
+    pub subject: Option<SubjectId>,
 }
 
 /// What was decided about one field, or about the verb.
@@ -69,7 +75,8 @@ impl Vault {
     }
 
     /// Whether a call would be allowed and which rule decides, without doing it: one decision for each field, or one for
-    /// the verb. An approval that is named counts as if it fitted. Needs no verb for the caller's own key, else `access`.
+    /// the verb. An approval that is named counts as if it fitted. Needs no verb for the caller's own key, else `access`;
+    /// for a subject the verb that is tested, or `access`, and leaves an entry in its audit.
     pub async fn test_access(
         &self,
         call: &Call,
@@ -79,9 +86,18 @@ impl Vault {
         let compiled = self.whose_access(call, ask.key).await?;
         let who: &Principal = compiled.as_ref().map_or(&call.principal, |c| &c.principal);
         let origins: &[Origin] = compiled.as_ref().map_or(&[], |c| &c.origins);
-        let group = match &ask.group {
-            Some(id) => Some(self.group_no(call, id).await?),
+        let person = match &ask.subject {
+            Some(id) => Some(self.tested_person(call, ask, id).await?),
             None => None,
+        };
+        let group = match (&person, &ask.group) {
+            (Some(person), _) => person.subject.group,
+            (None, Some(id)) => Some(self.group_no(call, id).await?),
+            (None, None) => None,
+        };
+        let facts = match &person {
+            Some(person) => self.facts(call, person).await?,
+            None => Facts::none(),
         };
         let named = !(ask.fields.is_empty() && ask.classes.is_empty());
         if who.kind == Kind::Operator || !(touches_values(ask.verb) || named) {
@@ -109,12 +125,29 @@ impl Vault {
             referenced: !context.reference.is_empty(),
             reasoned: !context.reason.is_empty(),
             recipient: context.recipient,
-            facts: SubjectFacts::NONE,
+            facts: facts.view(),
             now: call.now,
         };
+        let mut holds: Vec<(ClassNo, Option<PurposeNo>)> = Vec::new();
+        if let Some(person) = &person {
+            for row in person.classes.iter().filter(|row| row.state == ClassState::Restricted) {
+                holds.push((row.class, self.held_for(call, &person.subject, row, question.purpose).await?));
+            }
+        }
         let decide = |no: u16| {
             let field = FieldNo(no);
-            let decision = policy.decide(&question, field, None);
+            let class = policy.field(field).map(|rule| rule.class);
+            let held = holds.iter().find(|(held, _)| Some(*held) == class).map(|(_, purpose)| *purpose);
+            if held == Some(None) {
+                return AccessDecision {
+                    field: Some(field),
+                    view: None,
+                    denied: Some(DenialKind::PurposeNotAllowed),
+                    rule: "restricted: the erasure of the class is under way".into(),
+                    line: 0,
+                };
+            }
+            let decision = policy.decide(&question, field, held.flatten());
             let explained = policy.explain(&question, field, &decision);
             match decision {
                 Decision::Allow { view, grant } => {
@@ -138,6 +171,28 @@ impl Vault {
             }
         };
         Ok(fields.iter().map(decide).collect())
+    }
+
+    /// The subject whose facts count, for who may know them.
+    async fn tested_person(
+        &self,
+        call: &Call,
+        ask: &TestAsk,
+        id: &SubjectId,
+    ) -> Result<Arc<SubjectSnapshot>, VaultError> {
+        if ask.group.is_some() {
+            return Err(VaultError::invalid("group", "must be empty: the subject's own group counts"));
+        }
+        let permit = match call.permit(Verb::Access) {
+            Ok(permit) => permit,
+            Err(_) => call.permit(ask.verb)?,
+        };
+        let person = self.resolve(call, &Context::default(), &Key::Subject(id.clone())).await?;
+        permit.for_group(person.subject.group)?;
+        let mut entry = call.record(Action::TestAccess, Outcome::Ok);
+        entry.subject = Some(person.subject.uid);
+        self.read_log.append(call.tenant.no, &entry).await.map_err(|_| VaultError::AuditUnavailable)?;
+        Ok(person)
     }
 
     /// The principal to be tested, as its next call would have it; `None`: the vault's own.

@@ -77,7 +77,7 @@ impl Place {
         let tenant =
             vault.create_tenant(&vault.local_call(TenantNo::VAULT).unwrap(), new, None, None).await.expect("tenant").no;
         let call = vault.local_call(tenant).unwrap();
-        vault.apply_policy(&call, JINA, None, None, false).await.expect("policy");
+        vault.apply_policy(&call, JINA, None, None, None, false).await.expect("policy");
         let call = vault.local_call(tenant).unwrap();
         let grant = NewGrant {
             classes: vec![],

@@ -190,6 +190,7 @@ async fn a_changed_role_counts_for_the_next_call() {
             classes: vec![],
             view: None,
             group: None,
+            subject: None,
         };
         let decided = vault.test_access(&me, &purpose(&call, "service"), &ask).await.unwrap();
         assert_eq!(decided.len(), 1);
@@ -219,7 +220,7 @@ async fn a_changed_role_counts_for_the_next_call() {
     assert!(masked.grants.iter().any(|g| g.verbs.has(Verb::Find)));
     let changed = JINA.replace("verbs = [\"read\", \"find\"]\n", "verbs = [\"read\"]\n");
     assert_ne!(changed, JINA);
-    vault.apply_policy(&call, &changed, None, None, false).await.expect("apply");
+    vault.apply_policy(&call, &changed, None, None, None, false).await.expect("apply");
     assert!(!who(&t, &support).await.unwrap().grants.iter().any(|g| g.verbs.has(Verb::Find)));
     let fixed = vault.update_role(&call, role(&call, "support"), None, narrow(), None, false).await;
     assert!(matches!(fixed, Err(VaultError::WrongState(_))), "it is changed in the file");

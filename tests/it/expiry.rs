@@ -203,7 +203,8 @@ async fn a_changed_retention_moves_stored_values_and_ends_what_is_over() {
     assert_eq!(version().await, DekVersion(1));
 
     let shorter = POLICY.replace("retention = \"90d\"", "retention = \"30d\"");
-    t.node.vault.apply_policy(&call, &shorter, None, None, false).await.expect("apply");
+    let approval = t.approved(tenant, &shorter).await;
+    t.node.vault.apply_policy(&call, &shorter, None, approval, None, false).await.expect("apply");
     t.clock.advance_ms(200_000);
     due(&t, tenant).await;
     let call = t.call(tenant);
@@ -213,7 +214,7 @@ async fn a_changed_retention_moves_stored_values_and_ends_what_is_over() {
     let operations = t.node.vault.list_operations(&call, None, 10).await.unwrap();
     assert!(operations.rows.iter().all(|operation| operation.status == OperationStatus::Done));
 
-    t.node.vault.apply_policy(&call, POLICY, None, None, false).await.expect("apply");
+    t.node.vault.apply_policy(&call, POLICY, None, None, None, false).await.expect("apply");
     t.clock.advance_ms(200_000);
     due(&t, tenant).await;
     t.clock.advance_days(70);

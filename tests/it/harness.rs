@@ -11,6 +11,7 @@ use pii_vault::crypto::recovery::RecoveryIdentity;
 use pii_vault::ids::*;
 use pii_vault::policy::value::Value;
 use pii_vault::server::Node;
+use pii_vault::vault::approval::ApprovalAsk;
 use pii_vault::vault::tenant::TenantKind;
 use pii_vault::vault::tenants::NewTenant;
 use pii_vault::vault::write::{NewValue, Put, WriteMode};
@@ -98,7 +99,7 @@ impl TestVault {
         let made =
             vault.create_tenant(&vault.call(self.operator(), own), new, None, None).await.expect("create tenant");
         let call = vault.call(self.operator(), vault.tenant(made.no).unwrap());
-        vault.apply_policy(&call, policy, None, None, false).await.expect("apply policy");
+        vault.apply_policy(&call, policy, None, None, None, false).await.expect("apply policy");
         made.no
     }
 
@@ -109,6 +110,26 @@ impl TestVault {
 
     pub fn call_with(&self, tenant: TenantNo, grants: Vec<Grant>) -> Call {
         call_of(&self.node, tenant, grants)
+    }
+
+    /// An approval of this policy file, asked for by whoever [`TestVault::call`] is and granted by another.
+    pub async fn approved(&self, tenant: TenantNo, text: &str) -> Option<ObjectId> {
+        use sha2::Digest;
+        let (vault, call) = (&self.node.vault, self.call(tenant));
+        let ask = ApprovalAsk {
+            subjects: vec![],
+            verbs: VerbSet::from_iter([Verb::Policy]),
+            fields: FieldSet::EMPTY,
+            purposes: PurposeSet::EMPTY,
+            max_view: View::Plain,
+            reference: data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(text.as_bytes())).into(),
+            expires: call.now.plus_days(1),
+        };
+        let asked = vault.request_approval(&call, ask, None, false).await.expect("ask").expect("made");
+        let other = Principal { actor: ActorId(8), ..(*call.principal).clone() };
+        let other = vault.call(Arc::new(other), vault.tenant(tenant).unwrap());
+        vault.decide_approval(&other, asked.id, true, None).await.expect("approve");
+        Some(asked.id)
     }
 
     pub fn now(&self) -> Timestamp {

@@ -20,6 +20,7 @@ mod matrix;
 mod model;
 mod net;
 mod passwords;
+mod policy_life;
 mod quota;
 mod races;
 mod recipients;

@@ -228,6 +228,8 @@ fn rows() -> Vec<Row> {
         AccessService/ListApprovals(n) pb::ListApprovalsRequest::default(), Nothing, Any, Fine;
 
         PolicyService/LintPolicy(n) pb::LintPolicyRequest { policy: JINA.into(), tenant: n.tenant.clone() }, Names, Any, Fine;
+        PolicyService/PlanPolicy(n) pb::PlanPolicyRequest { policy: JINA.into(), tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
+        PolicyService/DiffPolicies(n) pb::DiffPoliciesRequest { policy: JINA.into(), tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
         PolicyService/GetPolicy(n) pb::GetPolicyRequest { tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
         PolicyService/ListPolicyVersions(n) pb::ListPolicyVersionsRequest { tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
         PolicyService/GetSchema(n) pb::GetSchemaRequest { tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;

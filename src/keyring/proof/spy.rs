@@ -6,6 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
+use crate::access::ClassSet;
 use crate::audit::Head;
 use crate::ids::*;
 use crate::storage::*;
@@ -117,6 +118,18 @@ impl Store for Spy {
     }
     async fn tenants(&self) -> Result<Vec<TenantRow>, StoreError> {
         self.inner.tenants().await
+    }
+    async fn survey(&self, t: TenantNo, c: ClassSet, after: SubjectUid, subjects: u32) -> Result<Survey, StoreError> {
+        self.inner.survey(t, c, after, subjects).await
+    }
+    async fn item_times(
+        &self,
+        tenant: TenantNo,
+        class: ClassNo,
+        after: Option<ItemTimes>,
+        limit: u32,
+    ) -> Result<Page<ItemTimes>, StoreError> {
+        self.inner.item_times(tenant, class, after, limit).await
     }
     async fn list_nodes(&self, t: TenantNo, after: Option<Ordinal>, limit: u32) -> Result<Vec<NodeRow>, StoreError> {
         self.inner.list_nodes(t, after, limit).await

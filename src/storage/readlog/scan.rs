@@ -49,6 +49,19 @@ impl ReadLog {
         })
     }
 
+    /// The number behind which a tenant's records of `since` and later begin, or a little before it: segments know when they
+    /// were begun. Reads files: not for the async runtime.
+    pub fn behind(&self, tenant: TenantNo, since: Timestamp) -> Result<u64, ReadLogError> {
+        let segments = self.shared.durable.lock().segments.clone();
+        for number in segments.iter().rev() {
+            let (_, header) = segment::open_segment(&self.shared.dir, *number, self.shared.options.vault)?;
+            if header.created <= since || segments.first() == Some(number) {
+                return Ok(header.heads.get(&tenant).map_or(0, |head| head.seq));
+            }
+        }
+        Ok(0)
+    }
+
     /// The entries of one tenant from number `from` on that the filter wants, oldest first.
     pub fn scan(&self, tenant: TenantNo, from: u64, filter: Filter) -> Result<Entries, ReadLogError> {
         Ok(Entries { groups: self.groups(tenant, from)?, filter, ready: VecDeque::new() })

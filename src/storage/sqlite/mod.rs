@@ -330,6 +330,20 @@ impl Store for SqliteStore {
         self.read(move |conn| read::list_subjects(conn, tenant, group, after, limit)).await
     }
 
+    async fn survey(&self, tenant: TenantNo, classes: ClassSet, after: SubjectUid, subjects: u32) -> Result<Survey> {
+        self.read(move |conn| read::survey(conn, tenant, classes, after, subjects)).await
+    }
+
+    async fn item_times(
+        &self,
+        tenant: TenantNo,
+        class: ClassNo,
+        after: Option<ItemTimes>,
+        limit: u32,
+    ) -> Result<Page<ItemTimes>> {
+        self.read(move |conn| read::item_times(conn, tenant, class, after, limit)).await
+    }
+
     fn next_uid(&self) -> SubjectUid {
         SubjectUid(self.shared.next_uid.fetch_add(1, Ordering::SeqCst))
     }

@@ -6,6 +6,8 @@ use super::apply::prefix_end;
 use super::decode::{self, CLASS_AT, SNAPSHOT_COLUMNS};
 use super::error::{Result, engine};
 use super::readers::snapshot;
+use crate::access::ClassSet;
+use crate::clock::Timestamp;
 use crate::ids::*;
 use crate::storage::*;
 use std::sync::{Arc, LazyLock};
@@ -152,6 +154,72 @@ pub fn list_subjects(
         }
         Ok(Page { rows, more })
     })
+}
+
+// The mask is looked at before the record is: rows of other classes cost no page of theirs.
+static SURVEY: LazyLock<String> = LazyLock::new(|| {
+    let columns = SNAPSHOT_COLUMNS.split(", ").skip(CLASS_AT).collect::<Vec<_>>().join(", ");
+    format!(
+        "SELECT s.grp, {columns} FROM subject s CROSS JOIN subject_class c
+         ON c.id >= s.uid << 5 AND c.id < (s.uid + 1) << 5 AND (?4 >> c.class) & 1
+         WHERE s.tenant = ?1 AND s.uid > ?2 AND s.uid <= ?3 ORDER BY c.id"
+    )
+});
+
+pub fn survey(
+    conn: &Connection,
+    tenant: TenantNo,
+    classes: ClassSet,
+    after: SubjectUid,
+    subjects: u32,
+) -> Result<Survey> {
+    snapshot(conn, |conn| {
+        // In the order of the index on the tenant: how far so many subjects reach, and how many there are.
+        let sql = "SELECT count(*), max(uid) FROM
+             (SELECT uid FROM subject WHERE tenant = ?1 AND uid > ?2 ORDER BY uid LIMIT ?3)";
+        let params = (tenant.0, after.0, subjects);
+        let reach = one(conn, sql, params, |row| Ok((decode::num::<u32>(row, 0)?, decode::maybe::<i64>(row, 1)?)))?;
+        let (count, Some(last)) = reach.unwrap_or((0, None)) else {
+            return Ok(Survey { rows: Vec::new(), last: after, subjects: 0, more: false });
+        };
+        let mask = classes.iter().filter(|class| *class < 32).fold(0i64, |mask, class| mask | 1 << class);
+        let rows = all(conn, &SURVEY, (tenant.0, after.0, last, mask), |row| {
+            let class = decode::class(row, 1)?;
+            if class.tenant != tenant {
+                return Err(StoreError::Damaged { what: "class of a subject" });
+            }
+            Ok((decode::maybe(row, 0)?.map(GroupNo), class))
+        })?;
+        Ok(Survey { rows, last: SubjectUid(last), subjects: count, more: count == subjects })
+    })
+}
+
+pub fn item_times(
+    conn: &Connection,
+    tenant: TenantNo,
+    class: ClassNo,
+    after: Option<ItemTimes>,
+    limit: u32,
+) -> Result<Page<ItemTimes>> {
+    let (bucket, uid, field, item) = match after {
+        Some(last) => (i64::from(last.bucket.0), last.uid.0, i64::from(last.field.0), last.item.0),
+        None => (-1, i64::MIN, -1, 0),
+    };
+    let sql = "SELECT bucket, uid, field, item, origin, expire FROM item
+         WHERE tenant = ?1 AND class = ?2 AND (bucket, uid, field, item) > (?3, ?4, ?5, ?6)
+         ORDER BY bucket, uid, field, item LIMIT ?7";
+    let params = (tenant.0, class.0, bucket, uid, field, item, i64::from(limit) + 1);
+    let read = |row: &Row<'_>| {
+        Ok(ItemTimes {
+            bucket: Bucket(decode::num(row, 0)?),
+            uid: SubjectUid(decode::num(row, 1)?),
+            field: FieldNo(decode::num(row, 2)?),
+            item: ItemNo(decode::num(row, 3)?),
+            origin: Timestamp(decode::num(row, 4)?),
+            expire: decode::maybe(row, 5)?.map(Timestamp),
+        })
+    };
+    Ok(page(all(conn, sql, params, read)?, limit))
 }
 
 pub fn tenants(conn: &Connection) -> Result<Vec<TenantRow>> {
