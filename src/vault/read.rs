@@ -98,7 +98,7 @@ impl Vault {
             Err(error) => return Err(self.missed(call, Action::GetFields, purpose, &wanted.set, error).await),
         };
         let approved = self.take_approval(call, context, &[snapshot.subject.uid], Verb::Read, &wanted.set).await?;
-        let facts = self.facts(call, &snapshot).await?;
+        let facts = self.known_facts(call, &snapshot).await?;
         let ask = context.ask(call, Verb::Read, purpose, snapshot.subject.group, select.view, approved);
         let ask = Ask { facts: facts.view(), ..ask };
         let got = self.read_snapshot(call, policy, &ask, &snapshot, &wanted, select).await;
@@ -136,7 +136,7 @@ impl Vault {
                     continue;
                 }
             };
-            let facts = self.facts(call, &snapshot).await?;
+            let facts = self.known_facts(call, &snapshot).await?;
             let ask = context.ask(call, Verb::Read, purpose, snapshot.subject.group, select.view, approved);
             let ask = Ask { facts: facts.view(), ..ask };
             let got = self.read_snapshot(call, policy, &ask, &snapshot, &wanted, select).await;

@@ -10,6 +10,7 @@ mod error;
 mod logins;
 mod os;
 mod part;
+mod policies;
 mod raw;
 mod recover;
 mod report;
@@ -75,6 +76,7 @@ enum Group {
     Writes,
     Erasures,
     Expiry,
+    Policies,
     Start,
     Recovery,
     Argon2,
@@ -217,6 +219,9 @@ impl Bench {
         }
         if wanted(Group::Reads) {
             run.reads().await?;
+        }
+        if wanted(Group::Policies) {
+            run.policies().await?;
         }
         if wanted(Group::Start) {
             run.start().await?;

@@ -432,7 +432,7 @@ fn check_answer(answer: &pb::GetFieldsResponse) -> Result<(), BenchError> {
     }
 }
 
-fn in_turn(frames: Arc<Vec<Bytes>>) -> impl Fn(u64) -> Bytes + Send + Sync + 'static {
+pub(super) fn in_turn(frames: Arc<Vec<Bytes>>) -> impl Fn(u64) -> Bytes + Send + Sync + 'static {
     move |n| frames[n as usize % frames.len()].clone()
 }
 

@@ -47,7 +47,7 @@ const SEALING: usize = 40;
 /// Writes that wait for the disk at a time while people are loaded.
 const LOADING: usize = 512;
 
-fn failed<E: std::fmt::Display>(error: E) -> BenchError {
+pub(super) fn failed<E: std::fmt::Display>(error: E) -> BenchError {
     BenchError::other("vault")(error)
 }
 
@@ -72,10 +72,11 @@ pub fn config(dir: &Path) -> Config {
 }
 
 /// An open vault and what requests need of it.
-struct Served {
-    node: Arc<Node>,
+pub(super) struct Served {
+    pub(super) node: Arc<Node>,
     clock: Arc<dyn Clock>,
     tenant: TenantNo,
+    dir: std::path::PathBuf,
 }
 
 /// Serves until standard input ends.
@@ -107,7 +108,7 @@ pub async fn serve(dir: &Path) -> Result<(), BenchError> {
         let (node, config) = (node.clone(), config.clone());
         async move { serve_node(&config, &node, ports, state, None, stopped).await }
     });
-    let served = Served { node, clock, tenant };
+    let served = Served { node, clock, tenant, dir: dir.to_owned() };
     let policy = served.call()?.tenant.policy().map_err(failed)?.clone();
     let fields: Vec<u16> = FIELDS
         .iter()
@@ -141,7 +142,7 @@ pub async fn serve(dir: &Path) -> Result<(), BenchError> {
     Ok(())
 }
 
-fn operator() -> Arc<Principal> {
+pub(super) fn operator() -> Arc<Principal> {
     principal(TenantNo::VAULT, Kind::Operator)
 }
 
@@ -166,9 +167,14 @@ fn principal(tenant: TenantNo, kind: Kind) -> Arc<Principal> {
 
 impl Served {
     /// A call by somebody who may do everything, without the network.
-    fn call(&self) -> Result<Call, BenchError> {
+    pub(super) fn call(&self) -> Result<Call, BenchError> {
+        self.call_in(self.tenant)
+    }
+
+    /// The same in another tenant.
+    pub(super) fn call_in(&self, tenant: TenantNo) -> Result<Call, BenchError> {
         let vault = &self.node.vault;
-        Ok(vault.call(principal(self.tenant, Kind::Tenant), vault.tenant(self.tenant).map_err(failed)?))
+        Ok(vault.call(principal(tenant, Kind::Tenant), vault.tenant(tenant).map_err(failed)?))
     }
 
     fn purpose(&self, name: &str) -> Result<PurposeNo, BenchError> {
@@ -252,6 +258,15 @@ impl Served {
             "count" => {
                 let subjects = self.node.vault.get_tenant(&self.call()?).await.map_err(failed)?.subjects;
                 Ok(json!({ "rows": subjects }))
+            }
+            "rules" => self.rules(&self.dir, number("count")).await,
+            "plan" => {
+                let values = self.plan().await?;
+                Ok(json!({ "rows": values, "seconds": took(&self.clock) }))
+            }
+            "report" => {
+                self.node.vault.honesty_report(&self.call()?).await.map_err(failed)?;
+                Ok(json!({ "seconds": took(&self.clock) }))
             }
             "read" => {
                 let time = Duration::from_secs_f64(request["seconds"].as_f64().unwrap_or(1.0));
@@ -379,7 +394,7 @@ async fn make_tenant(node: &Node, name: Name, dir: &Path) -> Result<TenantNo, Be
     let new = NewTenant { name, kind: TenantKind::Test, region: None, display_name: None, quota_subjects: 0 };
     let made = vault.create_tenant(&vault.call(operator(), own), new, None, None).await.map_err(failed)?;
     let call = vault.call(operator(), vault.tenant(made.no).map_err(failed)?);
-    vault.apply_policy(&call, POLICY, None, None, false).await.map_err(failed)?;
+    vault.apply_policy(&call, POLICY, None, None, None, false).await.map_err(failed)?;
     // Anew: what was looked at before has no roles yet.
     let call = vault.local_call(made.no).map_err(failed)?;
     let roles = vault.list_roles(&call, RoleNo(0), 100).await.map_err(failed)?.rows;
