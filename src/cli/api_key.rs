@@ -56,7 +56,7 @@ Examples:
         #[arg(long = "scope", value_name = "NUMBER", value_delimiter = ',')]
         scopes: Vec<u32>,
         /// Network it may be used from, such as 192.0.2.0/24; may be repeated [default: any]
-        #[arg(long = "from", value_name = "NETWORK", value_delimiter = ',')]
+        #[arg(long = "from", visible_alias = "source", value_name = "NETWORK", value_delimiter = ',')]
         sources: Vec<String>,
         /// When it ends [default: never]
         #[arg(long, value_name = "TIME", value_parser = Moment::parse)]

@@ -502,7 +502,17 @@ async fn send(s: &Session, a: &Import, mut batch: Rows) -> Sent {
     sent
 }
 
-/// `password calibrate`: more memory first, up to the limit, and then more passes (RFC 9106, section 4).
+/// The least memory, MiB, and the most passes that the configuration takes.
+const LEAST_MIB: u32 = Argon2Cost::DEFAULT.memory_kib >> 10;
+const MOST_PASSES: u32 = 16;
+
+/// Costs in ascending order: a MiB more each up to the limit, from there on a pass more each (RFC 9106, section 4).
+fn step(n: u32, max_mib: u32) -> Argon2Cost {
+    let passes = Argon2Cost::DEFAULT.passes + n.saturating_sub(max_mib);
+    Argon2Cost { memory_kib: n.min(max_mib) << 10, passes, ..Argon2Cost::DEFAULT }
+}
+
+/// `password calibrate`: the highest step whose time is the target.
 pub fn calibrate(out: Output, a: Calibrate) -> Result<(), CliError> {
     let clock = SystemClock::new();
     let limit_kib = a.max_memory << 10;
@@ -518,27 +528,27 @@ pub fn calibrate(out: Output, a: Calibrate) -> Result<(), CliError> {
         }
         Ok(best)
     };
-    let mut cost = Argon2Cost::DEFAULT;
-    let mut took = time(cost)?;
+    // One tenth over the target is the target.
+    let fits = |took: Duration| took <= a.target.mul_f64(1.1);
+    let last = a.max_memory + (MOST_PASSES - Argon2Cost::DEFAULT.passes);
+    let (mut good, mut bad) = (LEAST_MIB, last + 1);
+    let mut took = time(step(good, a.max_memory))?;
     let default_took = took;
-    while took < a.target {
-        let factor = a.target.as_secs_f64() / took.as_secs_f64().max(1e-6);
-        let next = if cost.memory_kib < limit_kib {
-            let wanted = (f64::from(cost.memory_kib) * factor) as u32 / 1_024 * 1_024;
-            Argon2Cost { memory_kib: wanted.clamp(cost.memory_kib, limit_kib), ..cost }
-        } else {
-            Argon2Cost { passes: ((f64::from(cost.passes) * factor) as u32).clamp(cost.passes, 16), ..cost }
+    while took < a.target && bad - good > 1 + good / 20 {
+        let guess = match bad > last {
+            // Nothing was too much yet.
+            true => (f64::from(good) * a.target.as_secs_f64() / took.as_secs_f64().max(1e-6)) as u32,
+            false => good.midpoint(bad),
         };
-        if next == cost {
-            break;
+        let guess = guess.clamp(good + 1, bad - 1);
+        let its = time(step(guess, a.max_memory))?;
+        if fits(its) {
+            (good, took) = (guess, its);
+        } else {
+            bad = guess;
         }
-        let next_took = time(next)?;
-        // One tenth over the target is the target.
-        if next_took > a.target.mul_f64(1.1) {
-            break;
-        }
-        (cost, took) = (next, next_took);
     }
+    let cost = step(good, a.max_memory);
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     let per_second = 1.0 / took.as_secs_f64().max(1e-6);
     if out.json {
@@ -583,6 +593,13 @@ mod tests {
             let told = rows(heading.as_bytes(), Format::Csv).err().unwrap().to_string();
             assert!(told.contains("subject,hash") && !told.contains("canary"), "{told}");
         }
+    }
+
+    #[test]
+    fn steps_begin_at_the_default_and_grow_in_memory_and_then_in_passes() {
+        let of = |n| (step(n, 64).memory_kib, step(n, 64).passes);
+        assert_eq!(step(LEAST_MIB, 64), Argon2Cost::DEFAULT);
+        assert_eq!((of(64), of(65), of(78)), ((65_536, 2), (65_536, 3), (65_536, 16)));
     }
 
     #[test]
