@@ -47,6 +47,9 @@ pub const KEYS_REFUSED: &str = "pii_vault_access_keys_refused_total";
 pub const KEYS_VERIFIED: &str = "pii_vault_access_keys_verified_total";
 /// Counter: first uses of a key that found no room in time.
 pub const KEYS_SHED: &str = "pii_vault_access_keys_shed_total";
+/// Counter: calls that were stopped because their key had touched as many different subjects in an hour as it may. An alarm:
+/// a program that does more than it was made for, or a stolen key.
+pub const KEYS_TOO_BROAD: &str = "pii_vault_access_keys_too_broad_total";
 
 // ---- metrics: credentials of the tenants' users
 
@@ -105,6 +108,7 @@ const DESCRIBED: &[(&str, &str)] = &[
     (KEYS_REFUSED, "Access keys that opened nothing, by cause"),
     (KEYS_VERIFIED, "Runs of Argon2id over an access key"),
     (KEYS_SHED, "First uses of a key that found no room in time"),
+    (KEYS_TOO_BROAD, "Calls stopped at their key's limit of different subjects in an hour: an alarm"),
     (API_KEYS_CHECKED, "API keys of the tenants' users that were checked, by verdict"),
     (PASSWORDS_CHECKED, "Checks of passwords, by outcome"),
     (PASSWORDS_SHED, "Hashes of passwords that found no room in time"),

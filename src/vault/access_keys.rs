@@ -18,6 +18,7 @@ use crate::crypto::random;
 use crate::ids::*;
 use crate::keyring::ledger::{LedgerEntry, LedgerKind};
 use crate::storage::*;
+use crate::telemetry;
 use crate::vault::admission::AdmissionError;
 use crate::vault::authenticate::{Kept, KeyBody, KeySlot, PEPPER};
 use crate::vault::call::Call;
@@ -496,6 +497,7 @@ impl Vault {
     pub(crate) fn count_subject(&self, call: &Call, uid: SubjectUid) -> Result<(), VaultError> {
         match call.principal.subjects_per_hour {
             Some(limit) if !self.access.limits.touch(call.principal.actor, uid, limit) => {
+                metrics::counter!(telemetry::KEYS_TOO_BROAD).increment(1);
                 Err(VaultError::Quota("different subjects in an hour, by the key's roles"))
             }
             _ => Ok(()),
