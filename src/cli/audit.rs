@@ -3,6 +3,7 @@
 use crate::audit::{Checkpoint, HeadProof};
 use crate::cli::args::{self, ListArgs, subject_key};
 use crate::cli::error::CliError;
+use crate::cli::forward::{Forward, forward};
 use crate::cli::names::{Names, Noun};
 use crate::cli::output::{Col, Output};
 use crate::cli::profile::write_private;
@@ -29,6 +30,17 @@ const ENTRY: &[Col] = &[
     Col("PURPOSE", "purpose_id|purpose"),
     Col("RECIPIENT", "recipient_id|recipient"),
     Col("OBJECT", "object"),
+];
+
+const ACCESS: &[Col] = &[
+    Col("SUBJECT", "subject"),
+    Col("SUBJECT UID", "subject_uid"),
+    Col("FIELDS", "field_ids|field"),
+    Col("PURPOSES", "purpose_ids|purpose"),
+    Col("RECIPIENTS", "recipient_ids|recipient"),
+    Col("READS", "read_count"),
+    Col("FIRST", "first_time"),
+    Col("LAST", "last_time"),
 ];
 
 /// `audit`
@@ -69,6 +81,26 @@ pub enum Audit {
         #[command(flatten)]
         list: ListArgs,
     },
+    /// Of which subjects which fields were read, and by whom: what a lost access key is about
+    #[command(
+        after_help = "`access-key list` shows the actor number of a key. Erased subjects have a number and no id.
+
+Example:
+  pii-vault audit access --actor 12 --from 2026-11-01 --to 2026-11-02 --limit 0 --json"
+    )]
+    Access {
+        /// Only by this access key (its actor number); may be repeated
+        #[arg(long = "actor", value_delimiter = ',')]
+        actors: Vec<u64>,
+        /// Only at or after this
+        #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
+        from: Option<Moment>,
+        /// Only before this
+        #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
+        to: Option<Moment>,
+        #[command(flatten)]
+        list: ListArgs,
+    },
     /// Follow entries as they come
     #[command(after_help = "Example:
   pii-vault audit follow --chain reads --json")]
@@ -80,6 +112,16 @@ pub enum Audit {
         #[arg(long, default_value_t = 0)]
         start: u64,
     },
+    /// Hand entries on to where others keep them: standard output, a file, or syslog
+    #[command(
+        after_help = "Both chains, from the first entry that is kept, then from where the last run ended, each entry at least once. A
+receiver that is away is tried again; the vault never waits for it.
+
+Examples:
+  pii-vault audit forward --cursor /var/lib/pii-vault-audit/cursor --to syslog://siem.example:601
+  pii-vault audit forward --cursor cursor --once > audit.jsonl"
+    )]
+    Forward(Forward),
     /// Let the server recompute its chains, or check a checkpoint without a server
     #[command(
         after_help = "With --checkpoint nothing is asked of a server: the signature and the Merkle root (or the proof) are checked with
@@ -202,8 +244,31 @@ pub async fn audit(s: &Session, command: Audit) -> Result<(), CliError> {
             let names = if s.out.json { Names::default() } else { s.names_if_any().await };
             s.out.list("entries", &page, ENTRY, &names)
         }
+        Audit::Access { actors, from, to, list } => {
+            let request = pb::ReportAccessRequest {
+                actor_ids: actors,
+                start_time: args::at(s, from),
+                end_time: args::at(s, to),
+                tenant: s.tenant(),
+                page_size: 0,
+                page_token: String::new(),
+            };
+            let page = list
+                .pages(|page_size, page_token| {
+                    let mut client = s.patient().audit();
+                    let request = pb::ReportAccessRequest { page_size, page_token, ..request.clone() };
+                    async move {
+                        let answer = client.report_access(request).await?.into_inner();
+                        Ok((answer.accesses, answer.next_page_token))
+                    }
+                })
+                .await?;
+            let names = if s.out.json { Names::default() } else { s.names_if_any().await };
+            s.out.list("accesses", &page, ACCESS, &names)
+        }
         Audit::Follow { chain, start } => {
-            let request = pb::FollowEntriesRequest { chain, start_position: start, tenant: s.tenant() };
+            let request =
+                pb::FollowEntriesRequest { chain, start_position: start, tenant: s.tenant(), until_now: false };
             let names = if s.out.json { Names::default() } else { s.names_if_any().await };
             let mut stream = s.patient().audit().follow_entries(request).await?.into_inner();
             while let Some(answer) = stream.message().await? {
@@ -217,6 +282,7 @@ pub async fn audit(s: &Session, command: Audit) -> Result<(), CliError> {
             }
             Ok(())
         }
+        Audit::Forward(a) => forward(s, a).await,
         Audit::Verify(_) => {
             let answer = s.patient().audit().verify_audit(pb::VerifyAuditRequest { tenant: s.tenant() }).await?;
             let answer = answer.into_inner();

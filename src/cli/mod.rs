@@ -17,6 +17,7 @@ mod drill;
 mod erase;
 mod error;
 mod export;
+mod forward;
 mod global;
 mod hold;
 mod input;

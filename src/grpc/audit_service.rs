@@ -15,6 +15,7 @@ use crate::grpc::pb;
 use crate::grpc::status::bad_field;
 use crate::grpc::words::{self, MAX_VALUES};
 use crate::ids::{ActorId, PurposeNo, RecipientNo, SubjectUid};
+use crate::vault::access_report::Accessed;
 use crate::vault::audit_read::{ChainVerdict, EntryQuery};
 use crate::vault::{Call, VaultError};
 
@@ -68,6 +69,19 @@ fn wire_verdict(verdict: &ChainVerdict) -> pb::ChainVerdict {
         last_position: verdict.head.seq,
         head: verdict.head.hash.to_vec().into(),
         bad_position: verdict.bad.unwrap_or(0),
+    }
+}
+
+fn wire_access(row: Accessed) -> pb::SubjectAccess {
+    pb::SubjectAccess {
+        subject_uid: row.uid.0,
+        subject: row.subject.map_or(String::new(), |id| id.as_str().to_owned()),
+        field_ids: row.fields.iter().map(u32::from).collect(),
+        purpose_ids: row.purposes.iter().filter(|no| *no != 0).map(u32::from).collect(),
+        recipient_ids: row.recipients.iter().filter(|no| no.0 != 0).map(|no| no.0.into()).collect(),
+        read_count: row.reads,
+        first_time: Some(wire_time(row.first)),
+        last_time: Some(wire_time(row.last)),
     }
 }
 
@@ -157,11 +171,15 @@ impl pb::audit_service_server::AuditService for Api {
         let message = request.into_inner();
         let chain = chain(message.chain)?;
         let mut after = self.vault.follow_entries(&call, chain, message.start_position).await?;
+        let end = match message.until_now {
+            true => Some(self.vault.last_entry(&call, chain).await?),
+            false => None,
+        };
         let api = self.clone();
         let (to, from) = mpsc::channel(4);
         tokio::spawn(async move {
             let mut looks = 0u32;
-            while !to.is_closed() {
+            while !to.is_closed() && end.is_none_or(|end| after < end) {
                 let entries = async {
                     looks += 1;
                     if looks.is_multiple_of(CHECK_EVERY) {
@@ -216,5 +234,24 @@ impl pb::audit_service_server::AuditService for Api {
             proofs,
             checkpoint_time: Some(wire_time(checkpoint.at())),
         }))
+    }
+
+    async fn report_access(&self, request: Request<pb::ReportAccessRequest>) -> Answer<pb::ReportAccessResponse> {
+        let call = self.enter(&request, Scope::NamedOrVault(&request.get_ref().tenant)).await?;
+        let mut message = request.into_inner();
+        let limit = convert::page_size(std::mem::take(&mut message.page_size))?;
+        let token = std::mem::take(&mut message.page_token);
+        let pages = Pages::new(&call, "ReportAccess", &message);
+        let query = EntryQuery {
+            actors: filter("actor_ids", &message.actor_ids, |n| Ok(ActorId(*n)))?,
+            since: convert::opt_time("start_time", &message.start_time)?,
+            until: convert::opt_time("end_time", &message.end_time)?,
+            ..EntryQuery::default()
+        };
+        let after = SubjectUid(pages.number(&token)? as i64);
+        let page = self.vault.report_access(&call, &query, after, limit).await?;
+        let next_page_token = pages.after(page.more, page.rows.last().map(|last| last.uid.0 as u64));
+        let accesses = page.rows.into_iter().map(wire_access).collect();
+        Ok(Response::new(pb::ReportAccessResponse { accesses, next_page_token }))
     }
 }

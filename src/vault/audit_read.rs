@@ -202,6 +202,11 @@ impl Vault {
         }
     }
 
+    /// The position of the last entry that is there; 0: there is none.
+    pub async fn last_entry(&self, call: &Call, chain: Chain) -> Result<u64, VaultError> {
+        Ok(self.head_of(call.tenant.no, chain).await?.seq)
+    }
+
     /// What came behind `after`; for who follows.
     pub async fn entries_after(
         &self,

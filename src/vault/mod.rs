@@ -6,6 +6,7 @@
 
 pub mod access_cache;
 pub mod access_keys;
+pub mod access_report;
 pub mod admission;
 pub mod approval;
 pub mod archives;

@@ -577,6 +577,64 @@ fn an_audit_that_is_not_whole_is_a_failed_check() {
 }
 
 #[test]
+fn the_audit_is_handed_on_from_where_it_ended_and_as_syslog() {
+    use std::io::Read as _;
+    let vault = vault();
+    // Each chain has three entries.
+    vault.on("FollowEntries", |call| {
+        let request: pb::FollowEntriesRequest = call.request();
+        let entry = |position| pb::AuditEntry {
+            position,
+            chain: request.chain,
+            time: Some(wire_time(Timestamp(0))),
+            action: "fields.get".into(),
+            outcome: pb::AuditOutcome::Ok as i32,
+            ..Default::default()
+        };
+        let entries: Vec<_> = (request.start_position..=3).map(entry).collect();
+        let last = (!entries.is_empty()).then(|| bytes(&pb::FollowEntriesResponse { entries }));
+        (last.into_iter().collect(), None)
+    });
+    let forward = |args: &[&str]| {
+        let mut program = vault.program();
+        program.args(["audit", "forward", "--once"]).args(args).assert()
+    };
+    let first = forward(&["--cursor", "all"]).success();
+    let lines = String::from_utf8(first.get_output().stdout.clone()).unwrap();
+    let lines: Vec<Json> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 6);
+    assert!(vault.calls("FollowEntries").iter().all(|call| call.request::<pb::FollowEntriesRequest>().until_now));
+    forward(&["--cursor", "all"]).success().stdout(is_empty());
+    let asked: pb::FollowEntriesRequest = vault.calls("FollowEntries").last().unwrap().request();
+    assert_eq!(asked.start_position, 4);
+    forward(&["--cursor", "all", "--tenant", "other"]).code(2);
+
+    let receiver = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = format!("syslog://{}", receiver.local_addr().unwrap());
+    let received = std::thread::spawn(move || {
+        let mut text = String::new();
+        receiver.accept().unwrap().0.read_to_string(&mut text).unwrap();
+        text
+    });
+    forward(&["--cursor", "siem", "--chain", "reads", "--to", &to]).success();
+    let (mut rest, mut messages) = (received.join().unwrap(), Vec::new());
+    while let Some((length, text)) = rest.split_once(' ') {
+        let (message, after) = text.split_at(length.parse().unwrap());
+        messages.push(message.to_owned());
+        rest = after.to_owned();
+    }
+    assert_eq!(messages.len(), 3);
+    assert!(messages.iter().all(|m| m.starts_with("<110>1 1970-01-01T00:00:00") && m.ends_with('}')), "{messages:?}");
+
+    // Nobody there: nothing is remembered, so that it comes later.
+    forward(&["--cursor", "away", "--to", "syslog://127.0.0.1:1"]).failure();
+    assert!(!vault.home.path().join("away").exists());
+    forward(&["--cursor", "away", "--chain", "changes", "--to", "file:audit.jsonl"]).success();
+    let file = std::fs::read_to_string(vault.home.path().join("audit.jsonl")).unwrap();
+    assert_eq!(file.lines().count(), 3);
+}
+
+#[test]
 fn checkpoints_are_verified_without_a_server() {
     use pii_vault::audit::{Chain, ChainHead, Checkpoint, Head};
     use pii_vault::ids::{TenantNo, VaultId};
@@ -720,6 +778,7 @@ fn every_command_fits_the_answers_of_the_api() {
         "receipt get e",
         "receipt keys",
         "audit list",
+        "audit access",
         "audit follow",
         "audit checkpoint",
         "ops list",

@@ -6,6 +6,7 @@ mod access;
 mod api;
 mod api_keys;
 mod approval;
+mod audit_access;
 mod audit_loss;
 mod backup;
 mod bulk;

@@ -245,6 +245,7 @@ fn rows() -> Vec<Row> {
         TenantService/AdvanceClock(n) pb::AdvanceClockRequest { tenant: n.tenant.clone(), advance: Some(prost_types::Duration { seconds: 1, nanos: 0 }), ..Default::default() }, Names, Any, Fine;
 
         AuditService/ListEntries(n) some::<pb::ListEntriesRequest>(|m| { m.key = n.key(0); m.tenant = n.tenant.clone(); }), Names, Any, Fine;
+        AuditService/ReportAccess(n) pb::ReportAccessRequest { tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
         AuditService/FollowEntries(n) pb::FollowEntriesRequest { start_position: 1, tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
         AuditService/VerifyAudit(n) pb::VerifyAuditRequest { tenant: n.tenant.clone() }, Names, Any, Fine;
         AuditService/GetCheckpoint(n) pb::GetCheckpointRequest { tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
