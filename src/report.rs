@@ -26,10 +26,13 @@ pub enum Status {
     Waits,
     /// It may be kept: this report did not check.
     Unchecked,
+    /// More is kept than the text says: it could say so and does not.
+    CanClaim,
 }
 
 impl Status {
-    pub const ALL: [Status; 5] = [Status::Held, Status::Broken, Status::Waits, Status::Unchecked, Status::Outside];
+    pub const ALL: [Status; 6] =
+        [Status::Held, Status::Broken, Status::Waits, Status::CanClaim, Status::Unchecked, Status::Outside];
 
     /// For people.
     pub const fn words(self) -> &'static str {
@@ -39,6 +42,7 @@ impl Status {
             Status::Outside => "outside the vault",
             Status::Waits => "waits",
             Status::Unchecked => "not checked",
+            Status::CanClaim => "can claim but does not",
         }
     }
 }
@@ -59,6 +63,19 @@ pub struct Promise {
     pub status: Status,
     /// What was looked at and what was found.
     pub evidence: Vec<String>,
+    /// Of a broken one: since when, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+}
+
+/// Requests of a kind that wait longer than they may.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Overdue {
+    pub kind: String,
+    pub count: u64,
+    /// When the first of them was due, RFC 3339.
+    pub since: String,
 }
 
 /// Everything a report says. Times are RFC 3339.
@@ -82,6 +99,9 @@ pub struct Report {
     pub audit_seq: u64,
     pub subjects: u64,
     pub promises: Vec<Promise>,
+    /// Requests that nobody answered in time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub overdue: Vec<Overdue>,
     /// What the vault keeps and the text does not claim.
     pub can_claim: Vec<String>,
 }
@@ -171,9 +191,15 @@ impl Report {
             let _ = writeln!(out, "- {}: {}", status.words(), self.count(status));
         }
         out += "\n*Held* is said of what was looked at for this report, and of nothing else.\n\n";
+        for late in &self.overdue {
+            let _ = writeln!(out, "- **overdue**: {}", cell(&late.says()));
+        }
+        if !self.overdue.is_empty() {
+            out.push('\n');
+        }
         out += "| Section | Claim | Status | What was found |\n|---|---|---|---|\n";
         for promise in &self.promises {
-            let found = promise.evidence.join("; ");
+            let found = promise.found();
             let _ = writeln!(
                 out,
                 "| {} | {} | **{}** | {} (line {}) |",
@@ -208,7 +234,11 @@ impl Report {
         for status in Status::ALL {
             let _ = write!(out, "<span class=\"s {0:?}\">{1}: {2}</span> ", status, status.words(), self.count(status));
         }
-        out += "</p><p><i>Held</i> is said of what was looked at for this report, and of nothing else.</p><table><thead><tr><th>Section</th><th>Claim</th><th>Status</th><th>What was found</th></tr></thead><tbody>";
+        out += "</p><p><i>Held</i> is said of what was looked at for this report, and of nothing else.</p>";
+        for late in &self.overdue {
+            let _ = write!(out, "<p class=\"Broken\">Overdue: {}</p>", text(&late.says()));
+        }
+        out += "<table><thead><tr><th>Section</th><th>Claim</th><th>Status</th><th>What was found</th></tr></thead><tbody>";
         for promise in &self.promises {
             let _ = write!(
                 out,
@@ -217,7 +247,7 @@ impl Report {
                 text(&promise.says()),
                 promise.status,
                 promise.status.words(),
-                text(&promise.evidence.join("; ")),
+                text(&promise.found()),
                 promise.line
             );
         }
@@ -234,7 +264,19 @@ impl Report {
     }
 }
 
+impl Overdue {
+    fn says(&self) -> String {
+        format!("{} of kind {}, the first since {}", self.count, self.kind, self.since)
+    }
+}
+
 impl Promise {
+    /// The evidence in one line.
+    fn found(&self) -> String {
+        let since = self.since.as_ref().map(|at| format!("since {at}"));
+        self.evidence.iter().cloned().chain(since).collect::<Vec<_>>().join("; ")
+    }
+
     /// The claim in one line.
     pub fn says(&self) -> String {
         let mut out = self.claim.clone();
@@ -283,6 +325,7 @@ mod tests {
             recipient: None,
             status,
             evidence: vec!["one | two".into()],
+            since: (status == Status::Broken).then(|| "2026-01-02T00:00:00Z".into()),
         };
         Report {
             vault: "00".into(),
@@ -299,6 +342,7 @@ mod tests {
             audit_seq: 7,
             subjects: 2,
             promises: vec![promise(Status::Held, "90d"), promise(Status::Broken, "1d")],
+            overdue: vec![Overdue { kind: "dpa".into(), count: 2, since: "2026-01-03T00:00:00Z".into() }],
             can_claim: vec!["AES-256-GCM".into()],
         }
     }
@@ -324,7 +368,13 @@ mod tests {
         assert!(!page.contains("<script") && page.contains("&lt;script&gt;"));
         assert!(!page.contains("http://") && !page.contains("https://"), "nothing from elsewhere");
         assert!(page.contains("retention content = 90d") && page.contains("class=\"s Broken\">broken"));
-        assert!(text.contains("| 5 | retention content = 1d | **broken** | one \\| two (line 40) |"), "{text}");
+        assert!(
+            text.contains(
+                "| 5 | retention content = 1d | **broken** | one \\| two; since 2026-01-02T00:00:00Z (line 40) |"
+            ),
+            "{text}"
+        );
         assert!(text.contains("- held: 1\n- broken: 1\n") && text.contains("AES-256-GCM"));
+        assert!(text.contains("- **overdue**: 2 of kind dpa") && page.contains("Overdue: 2 of kind dpa"));
     }
 }

@@ -68,6 +68,8 @@ pub const JOB_DONE: &str = "pii_vault_job_done_total";
 pub const JOB_FAILED: &str = "pii_vault_job_failed_total";
 /// Gauge: 1 while the clock is trusted, 0 after a jump that no operator confirmed: nothing ends by time then.
 pub const CLOCK_TRUSTED: &str = "pii_vault_clock_trusted";
+/// Gauge: requests of people and authorities that wait longer than the policy says, of all tenants.
+pub const REQUESTS_OVERDUE: &str = "pii_vault_requests_overdue";
 /// Counter by `outcome` (`ok`, `failed`): backups that ended.
 pub const BACKUPS_ENDED: &str = "pii_vault_backups_ended_total";
 /// Gauge, seconds: age of the newest data archive.
@@ -97,6 +99,7 @@ const DESCRIBED: &[(&str, &str)] = &[
     (JOB_DONE, "Units of work done by the vault's own jobs"),
     (JOB_FAILED, "Rounds of a job that failed for at least one tenant"),
     (CLOCK_TRUSTED, "1 while the clock is trusted, 0 after a jump that no operator confirmed"),
+    (REQUESTS_OVERDUE, "Requests of people and authorities that wait longer than the policy says"),
     (BACKUPS_ENDED, "Backups that ended, by outcome"),
     (BACKUP_AGE, "Age of the newest data archive in seconds"),
     (DRILL_AGE, "Seconds since a restore was last tried"),

@@ -168,6 +168,11 @@ closed_list! {
         CloseRequest = 168, "request.closed";
         ListRequests = 169, "request.list";
         ListDisclosures = 170, "disclosure.list";
+        AcknowledgeErasure = 171, "erasure.acknowledged";
+        SetNominee = 172, "nominee.set";
+        RemoveNominee = 173, "nominee.removed";
+        ActAsNominee = 174, "nominee.acted";
+        Aggregate = 175, "aggregate";
     }
 }
 

@@ -211,6 +211,19 @@ Example:
         #[arg(long, short = 'F')]
         follow: bool,
     },
+    /// Record that a recipient has deleted its copy of what an erasure destroyed
+    #[command(after_help = "Examples:
+  pii-vault erase acknowledge 0b9c6c1e-53a5-4f8e-9a51-2b7d3a1f6a10 twilio
+  pii-vault erase acknowledge 0b9c6c1e-53a5-4f8e-9a51-2b7d3a1f6a10 twilio --recipient-ref 4be1d2...")]
+    Acknowledge {
+        /// Name of the erasure
+        erasure: String,
+        /// Whose copy is gone, by name or number
+        recipient: String,
+        /// Its reference to the person, as `erase watch` shows it; needed where an erasure is about several
+        #[arg(long, value_name = "HEX", default_value = "")]
+        recipient_ref: String,
+    },
 }
 
 /// How an erasure is asked for and answered.
@@ -372,6 +385,18 @@ pub async fn erase(s: &Session, yes: bool, command: Erase) -> Result<(), CliErro
             s.out.list("erasures", &page, ERASURES, &Names::default())
         }
         Erase::Watch { cursor, recipients, kinds, follow } => watch(s, cursor, recipients, kinds, follow).await,
+        Erase::Acknowledge { erasure, recipient, recipient_ref } => {
+            let recipient_ref = data_encoding::HEXLOWER_PERMISSIVE
+                .decode(recipient_ref.as_bytes())
+                .map_err(|_| CliError::Usage("--recipient-ref: hexadecimal digits".into()))?;
+            let recipient_id = s.number(Noun::Recipient, &recipient).await?;
+            let request_id = args::new_id();
+            s.wrote(&request_id);
+            let recipient_ref = recipient_ref.into();
+            let request = pb::AcknowledgeErasureRequest { erasure, recipient_id, recipient_ref, request_id };
+            let answer = s.erasures().acknowledge_erasure(request).await?.into_inner();
+            s.out.record(&answer, &[Col("RECORDED", "acknowledge_time")], &Names::default())
+        }
     }
 }
 

@@ -13,6 +13,7 @@ mod batch;
 mod bench;
 mod code;
 mod constants;
+mod count;
 mod drill;
 mod erase;
 mod error;
@@ -162,6 +163,8 @@ enum Command {
     /// What people decide and ask for: consent, objection, restriction, requests
     #[command(subcommand)]
     Rights(Box<rights::Rights>),
+    /// How many people have which value, in groups that are large enough
+    Count(count::Count),
     /// Signed receipts of erasures
     #[command(subcommand)]
     Receipt(receipt::Receipt),
@@ -299,6 +302,7 @@ async fn call(s: &Session, yes: bool, command: Command) -> Result<(), CliError> 
         Command::Code(c) => code::code(s, yes, *c).await,
         Command::Rights(c) => rights::rights(s, *c).await,
         Command::Report(a) => report::report(s, a).await,
+        Command::Count(a) => count::count(s, a).await,
         Command::Receipt(c) => receipt::receipt(s, c).await,
         Command::Audit(c) => audit::audit(s, c).await,
         Command::Ops(c) => ops::ops(s, yes, c).await,

@@ -27,6 +27,16 @@ const DISCLOSURE: &[Col] = &[
     Col("FIRST", "first_time"),
     Col("LAST", "last_time"),
     Col("AGREEMENT", "agreement"),
+    Col("ERASED", "erase_time"),
+    Col("DELETED THERE", "acknowledge_time"),
+    Col("SUBJECT UID", "subject_uid|nonzero"),
+];
+const NOMINEE: &[Col] = &[
+    Col("NOMINEE UID", "subject_uid"),
+    Col("FOR", "scopes"),
+    Col("SINCE", "name_time"),
+    Col("UNTIL", "expire_time"),
+    Col("COUNTS", "active|mark"),
 ];
 const REQUEST: &[Col] = &[
     Col("REQUEST", "request"),
@@ -37,6 +47,7 @@ const REQUEST: &[Col] = &[
     Col("OVERDUE", "overdue|mark"),
     Col("CLOSED", "close_time"),
     Col("SUBJECT UID", "subject_uid|nonzero"),
+    Col("NOMINEE UID", "nominee_uid|nonzero"),
 ];
 
 /// How a consent came.
@@ -131,17 +142,53 @@ pub enum Rights {
         /// Id of the subject
         subject: String,
     },
-    /// Show who was given which fields of a person, from the audit of reads
-    #[command(after_help = "Example:
-  pii-vault rights disclosures u-17")]
+    /// Show who was given which fields of a person, or what a recipient was given of whom
+    #[command(after_help = "Examples:
+  pii-vault rights disclosures u-17
+  pii-vault rights disclosures --recipient twilio --pending")]
     Disclosures {
         /// Id of the subject
+        #[arg(required_unless_present = "recipient", conflicts_with = "recipient")]
+        subject: Option<String>,
+        /// All that this recipient was given, by name or number
+        #[arg(long)]
+        recipient: Option<String>,
+        /// Only what was erased and whose deletion the recipient has not confirmed
+        #[arg(long, requires = "recipient")]
+        pending: bool,
+        #[command(flatten)]
+        list: ListArgs,
+    },
+    /// Record that a person named somebody who may ask in their place
+    #[command(after_help = "Examples:
+  pii-vault rights nominate u-17 u-18 --for access,erase
+  pii-vault rights nominate u-17 u-18 --for grievance --until 2027-01-01T00:00:00Z")]
+    Nominate {
+        /// Id of the subject
         subject: String,
+        /// Id of the one who is named
+        nominee: String,
+        /// Kinds of requests, of those that the policy lets nominees make
+        #[arg(long = "for", value_name = "KIND", value_delimiter = ',', required = true)]
+        scopes: Vec<String>,
+        /// When it ends [default: as the policy says]
+        #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
+        until: Option<Moment>,
+    },
+    /// Take a nomination back
+    #[command(after_help = "Example:
+  pii-vault rights unnominate u-17 u-18")]
+    Unnominate {
+        /// Id of the subject
+        subject: String,
+        /// Id of the one who was named
+        nominee: String,
     },
     /// Note that somebody asked for something; the policy says by when it must be answered
     #[command(after_help = "Examples:
   pii-vault rights request erase --subject u-17
   pii-vault rights request access --subject u-17 --region us-ca --arrived -2d
+  pii-vault rights request erase --subject u-17 --acting-for u-18
   pii-vault rights request dpa")]
     Request {
         /// access, correct, erase, restrict, object, portability, nominate, withdraw, grievance, dpa, incident
@@ -263,10 +310,51 @@ pub async fn rights(s: &Session, command: Rights) -> Result<(), CliError> {
             note(&format!("consents that count: {}", list(Noun::Purpose, &answer.consented_purpose_ids)));
             note(&format!("objections: {}", list(Noun::Purpose, &answer.objected_purpose_ids)));
             note(&format!("restricted: {}", list(Noun::Class, &answer.restricted_class_ids)));
+            if !answer.nominees.is_empty() {
+                s.out.table(&answer.nominees, NOMINEE, &names)?;
+            }
             Ok(())
         }
-        Rights::Disclosures { subject } => {
-            let request = pb::ListDisclosuresRequest { key: key(&subject), context: None };
+        Rights::Disclosures { subject: None, recipient, pending, list } => {
+            let recipient_id = s.opt_number(Noun::Recipient, &recipient).await?;
+            let page = list
+                .pages(|page_size, page_token| {
+                    let mut client = s.rights();
+                    let request = pb::ListDisclosuresRequest {
+                        recipient_id,
+                        pending,
+                        page_size,
+                        page_token,
+                        ..Default::default()
+                    };
+                    async move {
+                        let answer = client.list_disclosures(request).await?.into_inner();
+                        Ok((answer.disclosures, answer.next_page_token))
+                    }
+                })
+                .await?;
+            s.out.list("disclosures", &page, DISCLOSURE, &s.names_if_any().await)
+        }
+        Rights::Nominate { subject, nominee, scopes, until } => {
+            let request = pb::SetNomineeRequest {
+                key: key(&subject),
+                nominee: key(&nominee),
+                scopes,
+                expire_time: args::at(s, until),
+                context: None,
+                request_id: request_id(),
+            };
+            let answer = client.set_nominee(request).await?.into_inner();
+            s.out.record(&answer, &[Col("RECORDED", "commit_time")], &Names::default())
+        }
+        Rights::Unnominate { subject, nominee } => {
+            let (key, nominee) = (key(&subject), key(&nominee));
+            let request = pb::RemoveNomineeRequest { key, nominee, context: None, request_id: request_id() };
+            let answer = client.remove_nominee(request).await?.into_inner();
+            s.out.record(&answer, &[Col("RECORDED", "commit_time")], &Names::default())
+        }
+        Rights::Disclosures { subject: Some(subject), .. } => {
+            let request = pb::ListDisclosuresRequest { key: key(&subject), ..Default::default() };
             let answer = client.list_disclosures(request).await?.into_inner();
             if s.out.json {
                 return s.out.document(&wire(&answer));

@@ -33,6 +33,17 @@ pub struct PeerIdentity {
     pub addr: SocketAddr,
     /// SHA-256 of the verified client certificate, if one was presented.
     pub client_cert_sha256: Option<[u8; 32]>,
+    /// How the connection is protected; `None`: not at all.
+    pub tls: Option<Tls>,
+}
+
+/// Versions of TLS, such as `1.3`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tls {
+    /// Of this connection.
+    pub version: &'static str,
+    /// The oldest that the listener takes.
+    pub oldest: &'static str,
 }
 
 /// What the transport knows about a call; in the request's extensions, always.

@@ -188,7 +188,7 @@ impl Api {
             erased: operation.erased.iter().map(erased).collect(),
             held: operation.held.iter().map(|held| wire_held(held, with_hold)).collect(),
             erase_time: operation.erased_at.map(wire_time),
-            recipient_ids: Vec::new(),
+            recipient_ids: operation.recipients.iter().map(|no| no.0.into()).collect(),
             guarantee: operation.erased_at.is_some().then_some(guarantee),
             search_expires_time: operation.search_expires_at.map(wire_time),
             kind: wire_kind(operation) as i32,
@@ -415,7 +415,7 @@ impl pb::erasure_service_server::ErasureService for Api {
         Ok(Response::new(pb::PreviewErasureResponse {
             erased: preview.erased.iter().map(class).collect(),
             held: preview.held.iter().map(|held| wire_held(held, with_hold)).collect(),
-            recipient_ids: Vec::new(),
+            recipient_ids: preview.recipients.iter().map(|no| no.0.into()).collect(),
             subject_count: preview.subjects,
             archives_expire_time: None,
             search_expires_time: preview.search_expires_at.map(wire_time),
@@ -527,6 +527,22 @@ impl pb::erasure_service_server::ErasureService for Api {
 
     type WatchErasuresStream =
         Pin<Box<dyn tokio_stream::Stream<Item = Result<pb::WatchErasuresResponse, Status>> + Send>>;
+
+    async fn acknowledge_erasure(
+        &self,
+        request: Request<pb::AcknowledgeErasureRequest>,
+    ) -> Answer<pb::AcknowledgeErasureResponse> {
+        let call = self.enter(&request, Scope::Tenant).await?;
+        let mut message = request.into_inner();
+        let repeat_id = std::mem::take(&mut message.request_id);
+        let repeat = words::request(&call, "AcknowledgeErasure", &repeat_id, &message)?;
+        let erasure = convert::object_id("erasure", &message.erasure)?;
+        let recipient = convert::recipient_no("recipient_id", message.recipient_id)?
+            .ok_or_else(|| bad_field("recipient_id", "is required"))?;
+        let reference = &message.recipient_ref;
+        let at = self.vault.acknowledge_erasure(&call, erasure, recipient, reference, repeat).await?;
+        Ok(Response::new(pb::AcknowledgeErasureResponse { acknowledge_time: Some(wire_time(at)) }))
+    }
 
     async fn watch_erasures(&self, request: Request<pb::WatchErasuresRequest>) -> Answer<Self::WatchErasuresStream> {
         let call = self.enter(&request, Scope::Tenant).await?;

@@ -1,7 +1,7 @@
 //! The accept loop: TCP, TLS and HTTP/2 with every limit set here, because the usual server leaves several of them open.
 //! One task per connection owns a clock for what the protocol engine does not time.
 
-use crate::grpc::call::{Answer, CallBody, Front, MethodTable, PeerIdentity, Progress, call};
+use crate::grpc::call::{Answer, CallBody, Front, MethodTable, PeerIdentity, Progress, Tls, call};
 use crate::grpc::frames::{Abuse, FrameWatch};
 use crate::grpc::limits::{
     CONNECTION_WINDOW_BYTES, ConnectionGate, ConnectionPlace, MAX_CONCURRENT_STREAMS, MAX_FRAME_BYTES,
@@ -152,7 +152,7 @@ where
             return; // the peer left already
         }
         match self.security.clone() {
-            Security::Plaintext { .. } => self.serve(tcp, None).await,
+            Security::Plaintext { .. } => self.serve(tcp, None, None).await,
             Security::Tls(tls) => {
                 let handshake = timeout(self.options.handshake_timeout, tls.acceptor().accept(tcp));
                 let stream = tokio::select! {
@@ -163,7 +163,12 @@ where
                     Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
                         let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
                         let certificate = certificate.map(fingerprint);
-                        self.serve(stream, certificate).await;
+                        let version = match stream.get_ref().1.protocol_version() {
+                            Some(rustls::ProtocolVersion::TLSv1_3) => "1.3",
+                            _ => "1.2",
+                        };
+                        let tls = Tls { version, oldest: tls.oldest() };
+                        self.serve(stream, certificate, Some(tls)).await;
                     }
                     Ok(Ok(_)) => ended("no_alpn"),
                     // The peer's mistakes (an old version, a wrong name, a foreign certificate) are theirs to see.
@@ -177,7 +182,7 @@ where
         }
     }
 
-    async fn serve<I>(mut self, io: I, client_cert_sha256: Option<[u8; 32]>)
+    async fn serve<I>(mut self, io: I, client_cert_sha256: Option<[u8; 32]>, tls: Option<Tls>)
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -186,7 +191,7 @@ where
         let io = WatchedIo { io, state: state.clone() };
         let service = ConnectionService {
             front: self.front.clone(),
-            peer: Arc::new(PeerIdentity { addr: self.peer, client_cert_sha256 }),
+            peer: Arc::new(PeerIdentity { addr: self.peer, client_cert_sha256, tls }),
             state: state.clone(),
             service: self.service.clone(),
         };

@@ -9,11 +9,12 @@ use tonic::{Request, Response, Status};
 
 use crate::access::View;
 use crate::clock::Timestamp;
+use crate::grpc::call::CallInfo;
 use crate::grpc::convert::{self, wire_time};
 use crate::grpc::identity::{Api, Scope};
 use crate::grpc::page::Pages;
 use crate::grpc::pb;
-use crate::grpc::status::bad_field;
+use crate::grpc::status::{bad_field, internal};
 use crate::grpc::vault_status::limit_exceeded;
 use crate::grpc::words;
 use crate::ids::{ClassNo, FieldNo, PolicyVersion};
@@ -21,8 +22,10 @@ use crate::policy::compiled::{ClassRule, EarlyLoss, FieldRule, Policy, PurposeRu
 use crate::policy::diff::Change;
 use crate::policy::file::{FieldType, Finding, Severity, Validator};
 use crate::vault::VaultError;
+use crate::vault::aggregate::Cell;
 use crate::vault::plan::{Draft, FieldPlan, Plan, PlanProgress, RefusedCalls};
 use crate::vault::policies::StoredPolicy;
+use crate::vault::report::Surroundings;
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -351,8 +354,34 @@ impl pb::policy_service_server::PolicyService for Api {
 
     async fn get_report(&self, request: Request<pb::GetReportRequest>) -> Answer<pb::GetReportResponse> {
         let call = self.enter(&request, Scope::Named(&request.get_ref().tenant)).await?;
-        let report = self.vault.honesty_report(&call).await?;
+        let tls = request.extensions().get::<CallInfo>().and_then(|info| info.peer.tls);
+        let archives = match &self.backups {
+            Some(backups) => Some(backups.seen().await.map_err(|_| internal())?),
+            None => None,
+        };
+        let around = Surroundings { tls: tls.map(|tls| (tls.version, tls.oldest)), archives };
+        let report = self.vault.honesty_report(&call, &around).await?;
         Ok(Response::new(pb::GetReportResponse { report: report.into() }))
+    }
+
+    async fn aggregate_fields(
+        &self,
+        request: Request<pb::AggregateFieldsRequest>,
+    ) -> Answer<pb::AggregateFieldsResponse> {
+        let call = self.enter(&request, Scope::Tenant).await?;
+        let message = request.into_inner();
+        let field = convert::field_no("field_id", message.field_id)?;
+        let context = words::context(message.context)?;
+        let counts = self.vault.aggregate(&call, &context, field).await?;
+        let cell = |cell: Cell| pb::AggregateCell {
+            value: Some(words::wire_value(field, cell.value, View::Plain)),
+            count: cell.count,
+        };
+        Ok(Response::new(pb::AggregateFieldsResponse {
+            cells: counts.cells.into_iter().map(cell).collect(),
+            threshold: counts.threshold,
+            count_time: Some(wire_time(counts.at)),
+        }))
     }
 }
 

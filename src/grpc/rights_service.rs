@@ -11,7 +11,9 @@ use crate::grpc::status::bad_field;
 use crate::grpc::words;
 use crate::ids::{ObjectId, PurposeNo};
 use crate::policy::file::RequestKind;
+use crate::vault::Call;
 use crate::vault::rights::disclosures::Disclosure;
+use crate::vault::rights::nominees::Nominee;
 use crate::vault::rights::requests::{NewRequest, RequestFilter, RequestState, RightsRequest, request_order};
 use crate::vault::rights::{Decided, Event, How, What};
 
@@ -82,7 +84,36 @@ fn wire_request(request: &RightsRequest, now: Timestamp) -> pb::RightsRequest {
         state: wire_state(request.state) as i32,
         overdue: request.overdue(now),
         close_time: request.closed.map(wire_time),
+        nominee_uid: request.nominee.map_or(0, |uid| uid.0),
     }
+}
+
+fn wire_nominee(nominee: &Nominee) -> pb::Nominee {
+    pb::Nominee {
+        subject_uid: nominee.nominee.0,
+        scopes: nominee.scopes.iter().map(|kind| kind.name().into()).collect(),
+        name_time: Some(wire_time(nominee.named)),
+        expire_time: nominee.until.map(wire_time),
+        active: nominee.counts,
+    }
+}
+
+fn wire_disclosure(call: &Call, row: &Disclosure) -> Result<pb::Disclosure, Status> {
+    let rule = call.tenant.policy()?.recipient(row.recipient);
+    Ok(pb::Disclosure {
+        recipient_id: row.recipient.0.into(),
+        name: rule.map_or(String::new(), |rule| rule.name.to_string()),
+        agreement: row.agreement.clone().unwrap_or_default(),
+        field_ids: row.fields.iter().map(u32::from).collect(),
+        purpose_ids: row.purposes.iter().map(u32::from).collect(),
+        reads: row.reads,
+        first_time: Some(wire_time(row.first)),
+        last_time: Some(wire_time(row.last)),
+        recipient_ref: call.tenant.recipient_ref(row.recipient, row.uid).to_vec().into(),
+        subject_uid: row.uid.0,
+        erase_time: row.erased.map(wire_time),
+        acknowledge_time: row.acknowledged.map(wire_time),
+    })
 }
 
 #[tonic::async_trait]
@@ -162,6 +193,7 @@ impl pb::rights_service_server::RightsService for Api {
             consented_purpose_ids: rights.consented.iter().map(|no| no.0.into()).collect(),
             objected_purpose_ids: rights.objected.iter().map(|no| no.0.into()).collect(),
             restricted_class_ids: rights.restricted.iter().map(|no| no.0.into()).collect(),
+            nominees: rights.nominees.iter().map(wire_nominee).collect(),
         }))
     }
 
@@ -177,9 +209,11 @@ impl pb::rights_service_server::RightsService for Api {
             region => Some(convert::name("region", region)?),
         };
         let key = message.key.map(|key| words::key(Some(key))).transpose()?;
+        let acting = words::acting(&mut message.context)?;
         let new = NewRequest {
             kind,
             subject: key.as_ref(),
+            acting: acting.as_ref(),
             arrived: convert::opt_time("arrive_time", &message.arrive_time)?,
             region: region.as_ref(),
         };
@@ -228,25 +262,54 @@ impl pb::rights_service_server::RightsService for Api {
         request: Request<pb::ListDisclosuresRequest>,
     ) -> Answer<pb::ListDisclosuresResponse> {
         let call = self.enter(&request, Scope::Tenant).await?;
-        let message = request.into_inner();
-        let (key, context) = (words::key(message.key)?, words::context(message.context)?);
-        let found = self.vault.disclosures(&call, &context, &key).await?;
-        let policy = call.tenant.policy()?;
-        let wire = |row: &Disclosure| {
-            let rule = policy.recipient(row.recipient);
-            pb::Disclosure {
-                recipient_id: row.recipient.0.into(),
-                name: rule.map_or(String::new(), |rule| rule.name.to_string()),
-                agreement: rule.and_then(|rule| rule.dpa.clone()).unwrap_or_default(),
-                field_ids: row.fields.iter().map(u32::from).collect(),
-                purpose_ids: row.purposes.iter().map(u32::from).collect(),
-                reads: row.reads,
-                first_time: Some(wire_time(row.first)),
-                last_time: Some(wire_time(row.last)),
-                recipient_ref: call.tenant.recipient_ref(row.recipient, found.uid).to_vec().into(),
-            }
+        let mut message = request.into_inner();
+        let Some(recipient) = convert::recipient_no("recipient_id", message.recipient_id)? else {
+            let (key, context) = (words::key(message.key)?, words::context(message.context)?);
+            convert::refuse(message.pending, "pending")?;
+            let found = self.vault.disclosures(&call, &context, &key).await?;
+            let disclosures = found.rows.iter().map(|row| wire_disclosure(&call, row)).collect::<Result<_, _>>()?;
+            let (complete, next_page_token) = (found.complete, String::new());
+            return Ok(Response::new(pb::ListDisclosuresResponse { disclosures, complete, next_page_token }));
         };
-        let disclosures = found.rows.iter().map(wire).collect();
-        Ok(Response::new(pb::ListDisclosuresResponse { disclosures, complete: found.complete }))
+        if message.key.is_some() {
+            return Err(bad_field("key", "a person or a recipient, not both"));
+        }
+        let limit = convert::page_size(std::mem::take(&mut message.page_size))?;
+        let token = std::mem::take(&mut message.page_token);
+        let pages = Pages::new(&call, "ListDisclosures", &message);
+        let after = pages.position::<10>(&token)?.map_or(Vec::new(), |bytes| bytes.to_vec());
+        let (page, position) = self.vault.disclosures_to(&call, recipient, message.pending, after, limit).await?;
+        let disclosures = page.rows.iter().map(|row| wire_disclosure(&call, row)).collect::<Result<_, _>>()?;
+        let next_page_token = if page.more { pages.token(&position) } else { String::new() };
+        Ok(Response::new(pb::ListDisclosuresResponse { disclosures, complete: true, next_page_token }))
+    }
+
+    async fn set_nominee(&self, request: Request<pb::SetNomineeRequest>) -> Answer<pb::SetNomineeResponse> {
+        let call = self.enter(&request, Scope::Tenant).await?;
+        let mut message = request.into_inner();
+        let repeat_id = std::mem::take(&mut message.request_id);
+        let repeat = words::request(&call, "SetNominee", &repeat_id, &message)?;
+        let scope = |name: &String| {
+            RequestKind::parse(name)
+                .ok_or_else(|| bad_field("scopes", "must be kinds that docs/POLICY.md lists for clocks"))
+        };
+        let mut scopes = message.scopes.iter().map(scope).collect::<Result<Vec<_>, _>>()?;
+        scopes.dedup();
+        let until = convert::opt_time("expire_time", &message.expire_time)?;
+        let (key, nominee) = (words::key(message.key)?, words::key(message.nominee)?);
+        let context = words::context(message.context)?;
+        let at = self.vault.set_nominee(&call, &context, &key, &nominee, &scopes, until, repeat).await?;
+        Ok(Response::new(pb::SetNomineeResponse { commit_time: Some(wire_time(at)) }))
+    }
+
+    async fn remove_nominee(&self, request: Request<pb::RemoveNomineeRequest>) -> Answer<pb::RemoveNomineeResponse> {
+        let call = self.enter(&request, Scope::Tenant).await?;
+        let mut message = request.into_inner();
+        let repeat_id = std::mem::take(&mut message.request_id);
+        let repeat = words::request(&call, "RemoveNominee", &repeat_id, &message)?;
+        let (key, nominee) = (words::key(message.key)?, words::key(message.nominee)?);
+        let context = words::context(message.context)?;
+        let at = self.vault.remove_nominee(&call, &context, &key, &nominee, repeat).await?;
+        Ok(Response::new(pb::RemoveNomineeResponse { commit_time: Some(wire_time(at)) }))
     }
 }

@@ -69,6 +69,11 @@ impl TlsState {
         Ok(())
     }
 
+    /// The oldest version that is taken.
+    pub fn oldest(&self) -> &'static str {
+        if self.options.allow_tls12 { "1.2" } else { "1.3" }
+    }
+
     /// For one handshake.
     pub fn acceptor(&self) -> TlsAcceptor {
         TlsAcceptor::from(self.current.load_full())

@@ -10,7 +10,7 @@ use crate::auth::KeyId;
 use crate::grpc::convert::{self, Bad};
 use crate::grpc::pb;
 use crate::grpc::vault_status::limit_exceeded;
-use crate::ids::{ActorId, FieldNo, ItemNo, Name, ObjectId, Revision, SubjectUid};
+use crate::ids::{ActorId, FieldNo, ItemNo, Name, ObjectId, Revision, SubjectId, SubjectUid};
 use crate::policy::compiled::Policy;
 use crate::policy::value::{Date, Value};
 use crate::storage::{SubjectRow, SubjectState};
@@ -75,6 +75,12 @@ pub fn context(wire: Option<pb::AccessContext>) -> Result<Context, Status> {
         approval,
         recipient: convert::recipient_no("context.recipient_id", wire.recipient_id)?,
     })
+}
+
+/// Takes the nominee who makes a request in a person's place out of the context.
+pub fn acting(wire: &mut Option<pb::AccessContext>) -> Result<Option<SubjectId>, Status> {
+    let id = wire.as_mut().map(|wire| std::mem::take(&mut wire.acting_for)).filter(|id| !id.is_empty());
+    id.map(|id| Ok(convert::subject_id("context.acting_for", &id)?)).transpose()
 }
 
 /// The reference by which a recipient knows a subject; empty where values stay with the caller.

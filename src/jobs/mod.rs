@@ -10,7 +10,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::ids::TenantNo;
 use crate::recovery::backups::Backups;
-use crate::telemetry::{CLOCK_TRUSTED, JOB_DONE, JOB_FAILED, JOB_SECONDS};
+use crate::telemetry::{CLOCK_TRUSTED, JOB_DONE, JOB_FAILED, JOB_SECONDS, REQUESTS_OVERDUE};
 use crate::vault::expiry::Progress;
 use crate::vault::{Vault, VaultError};
 
@@ -190,6 +190,8 @@ async fn of_tenant(job: Job, vault: &Vault, tenant: TenantNo, limit: u64) -> Res
     }
     match job {
         Job::Retention => {
+            let overdue = vault.overdue_requests().await?;
+            metrics::gauge!(REQUESTS_OVERDUE).set(overdue as f64);
             let shredded = vault.shred_due(&call, few).await?;
             vault.require_trusted_clock()?;
             let due = vault.run_due(&call, few).await?;

@@ -8,7 +8,7 @@ pub use super::facts::SubjectFacts;
 use super::file::{Claim, TransferRule};
 use super::file::{Controller, File, Finding, Notice, PublishedText, Severity};
 use super::lint;
-use super::period;
+use super::period::{self, Period};
 pub use super::retention::{EarlyLoss, OverrideRefusal};
 pub use super::rules::*;
 use crate::access::{ClassSet, FieldSet};
@@ -311,6 +311,21 @@ impl Policy {
     /// What the published text claims.
     pub fn claims(&self) -> &[Claim] {
         &self.file.claims
+    }
+    /// Kinds of purposes that the file rules out.
+    pub fn forbidden(&self) -> impl Iterator<Item = &str> {
+        self.file.forbidden.iter().map(|kind| kind.value.as_str())
+    }
+    /// How long before they count changes are announced.
+    pub fn minimum_notice(&self) -> Option<Period> {
+        self.file.notice.minimum.map(|minimum| minimum.value)
+    }
+    /// Fields that a word of a claim means: those of a category, or the one of that name.
+    pub fn fields_meant(&self, word: &str) -> FieldSet {
+        let of = |f: &&super::file::Field| {
+            f.head.name.value.as_str() == word || f.category.as_ref().is_some_and(|c| c.value.as_str() == word)
+        };
+        self.file.fields.iter().filter(of).map(|f| f.head.number.value).collect()
     }
     pub(super) fn transfer_rule(&self) -> Option<&TransferRule> {
         self.file.transfer.as_ref()

@@ -14,6 +14,7 @@ use crate::recovery::catalogue::{self, Archive};
 use crate::recovery::data_archive::{self, BackupError, Pace, Sources, blocking};
 use crate::telemetry::{BACKUP_AGE, BACKUPS_ENDED, DRILL_AGE};
 use crate::vault::operation::{Operation, OperationStatus};
+use crate::vault::report::ArchivesSeen;
 use crate::vault::request::Request;
 use crate::vault::{Call, Vault, VaultError};
 
@@ -73,6 +74,14 @@ impl Backups {
     /// What archives are made of.
     pub fn sources(&self) -> &Sources {
         &self.sources
+    }
+
+    /// What the catalogue has, for reports.
+    pub async fn seen(&self) -> Result<ArchivesSeen, BackupError> {
+        let (dir, horizon_days) = (self.options.dir.clone(), self.options.horizon_days);
+        let all = blocking(move || catalogue::list(&dir)).await?;
+        let made = all.iter().rev().filter_map(Archive::made_at).collect::<Vec<_>>();
+        Ok(ArchivesSeen { unreadable: all.len() - made.len(), made, horizon_days })
     }
 
     /// Begins a backup and answers its operation at once. One that runs already is answered instead.

@@ -138,7 +138,7 @@ fn keyring_options(
 }
 
 pub(super) fn vault_options(config: &Config) -> VaultOptions {
-    let mut options = VaultOptions::new();
+    let mut options = VaultOptions { region: config.region.clone(), ..VaultOptions::new() };
     options.rotation = rotation_options(config);
     let (from, argon2) = (&config.argon2, &mut options.argon2);
     argon2.cost = Argon2Cost { memory_kib: from.memory_kib, passes: from.iterations, lanes: from.parallelism };

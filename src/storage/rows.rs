@@ -234,6 +234,8 @@ pub enum ObjectKind {
     HoldBody = 25,
     /// Signed records of rotations, newest first by time and operation.
     Rotation = 26,
+    /// Counts of a field's values, as they were last told.
+    Counts = 27,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -22,6 +22,7 @@ use crate::vault::group::GroupState;
 use crate::vault::hold::{Hold, ledger_entry};
 use crate::vault::operation::*;
 use crate::vault::request::Request;
+use crate::vault::rights::disclosures::{GivenRow, tell};
 use crate::vault::to_json;
 
 /// Members erased with one swap.
@@ -32,6 +33,8 @@ struct Doomed {
     snapshot: std::sync::Arc<SubjectSnapshot>,
     plan: Plan,
     member: Member,
+    /// What others were given of it.
+    copies: Vec<GivenRow>,
 }
 
 impl Vault {
@@ -261,7 +264,9 @@ impl Vault {
             erased: plan.erased().map(|part| (part.class, part.through)).collect(),
             held: plan.held.iter().map(|held| held.class).collect(),
         };
-        Ok(Some(Doomed { snapshot, plan, member }))
+        let classes: Vec<ClassNo> = plan.erased().map(|part| part.class).collect();
+        let copies = self.copies_of(call, subject.uid, &classes).await?;
+        Ok(Some(Doomed { snapshot, plan, member, copies }))
     }
 
     /// One swap for these members; moves the operation on to `last`.
@@ -300,6 +305,13 @@ impl Vault {
             }
             change.note(tenant, entry.to_bytes());
             let classes: Vec<ClassNo> = one.plan.drops.iter().map(|drop| drop.row.class).collect();
+            tell(call, uid, &one.copies, operation.id, &classes, &mut change);
+            for row in &one.copies {
+                if !next.recipients.contains(&row.recipient) {
+                    next.recipients.push(row.recipient);
+                }
+            }
+            next.recipients.sort_unstable();
             FeedEvent::about(call, EventKind::Erased, uid, classes, operation.id).put(call, &mut change);
             for part in one.plan.erased() {
                 match next.erased.iter_mut().find(|known| known.class == part.class) {

@@ -17,6 +17,7 @@ use crate::vault::feed::{EventKind, FeedEvent};
 use crate::vault::hold::ledger_entry;
 use crate::vault::operation::*;
 use crate::vault::request::Request;
+use crate::vault::rights::disclosures;
 
 impl Vault {
     /// Decides an erasure of one subject and carries it out as far as it goes now; answers the operation's new state.
@@ -256,18 +257,24 @@ impl Vault {
             next.search_expires_at = Some(self.owe_search(call).await?);
         }
         let mut change = ChangeSet::default();
-        self.put_receipt(call, &next, revision, &mut change).await?;
         // A follower deletes whole classes: what is below one is not its matter.
         let below =
             |kind| matches!(kind, OperationKind::EraseFields | OperationKind::EraseItems | OperationKind::EraseFormer);
         if let Some(uid) = next.subject.filter(|_| !below(next.kind)) {
-            let classes = next.erased.iter().map(|part| part.class).collect();
+            let classes: Vec<ClassNo> = next.erased.iter().map(|part| part.class).collect();
+            let copies = self.copies_of(call, uid, &classes).await?;
+            next.recipients = copies.iter().map(|row| row.recipient).collect();
+            disclosures::tell(call, uid, &copies, next.id, &classes, &mut change);
             FeedEvent::about(call, EventKind::Erased, uid, classes, next.id).put(call, &mut change);
             if !next.held.is_empty() {
                 let classes = next.held.iter().map(|part| part.class).collect();
                 FeedEvent::about(call, EventKind::Restricted, uid, classes, next.id).put(call, &mut change);
             }
         }
+        if let Some(uid) = next.subject.filter(|_| next.classes.is_empty() && next.held.is_empty()) {
+            self.forget_nominees(call, uid, &mut change).await?;
+        }
+        self.put_receipt(call, &next, revision, &mut change).await?;
         match self.advance_operation(call, &operation, revision, &next, Action::Erased, change).await {
             Ok(_) => Ok(next),
             // The job was faster.

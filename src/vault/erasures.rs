@@ -30,6 +30,8 @@ pub struct Preview {
     pub erased: Vec<ClassPreview>,
     pub held: Vec<HeldPart>,
     pub subjects: u64,
+    /// Who was given data of what would go.
+    pub recipients: Vec<RecipientNo>,
     pub search_expires_at: Option<Timestamp>,
 }
 
@@ -111,6 +113,13 @@ impl Vault {
                 items: items.sum(),
                 data_keys_issued: u64::from(drop.row.data_keys_issued),
             });
+        }
+        let classes: Vec<ClassNo> = plan.drops.iter().map(|drop| drop.row.class).collect();
+        for row in self.copies_of(call, snapshot.subject.uid, &classes).await? {
+            if !preview.recipients.contains(&row.recipient) {
+                preview.recipients.push(row.recipient);
+                preview.recipients.sort_unstable();
+            }
         }
         for held in plan.held {
             match preview.held.iter_mut().find(|known| known.class == held.class) {
@@ -283,7 +292,14 @@ impl Vault {
                     until: part.until,
                 })
                 .collect(),
-            recipients: Vec::new(),
+            recipients: operation
+                .recipients
+                .iter()
+                .map(|no| Recipient {
+                    recipient: *no,
+                    name: policy.and_then(|p| p.recipient(*no)).map_or(String::new(), |rule| rule.name.to_string()),
+                })
+                .collect(),
             data_keys_issued: operation.data_keys_issued,
             generation: operation.generation.unwrap_or(Generation(0)),
             keeper: Keeper {

@@ -98,6 +98,9 @@ impl Vault {
         entry.purpose = purpose;
         entry.recipient = context.recipient_no();
         self.attach_detail(call, context, &mut entry, &snapshot.classes).await?;
+        if context.recipient.is_some() {
+            self.note_disclosures(call, std::slice::from_ref(&entry)).await?;
+        }
         self.read_log.append(call.tenant.no, &entry).await.map_err(|_| VaultError::AuditUnavailable)?;
         planned.map(|(export, _)| export)
     }

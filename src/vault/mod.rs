@@ -8,6 +8,7 @@ pub mod access_cache;
 pub mod access_keys;
 pub mod access_report;
 pub mod admission;
+pub mod aggregate;
 pub mod approval;
 pub mod archives;
 pub mod audit_read;
@@ -95,6 +96,8 @@ pub struct VaultOptions {
     pub rotation: rotation::Periods,
     /// Where root keys come from while the vault runs; `None`: there is no other one.
     pub roots: Option<Arc<dyn crate::keyring::root::RootSource>>,
+    /// Where this node's data lies, as its configuration says; empty: not stated.
+    pub region: String,
 }
 
 impl Default for VaultOptions {
@@ -114,6 +117,7 @@ impl VaultOptions {
             access_cache: access_cache::AccessCacheOptions::default(),
             rotation: rotation::Periods::default(),
             roots: None,
+            region: String::new(),
         }
     }
 }
@@ -143,6 +147,10 @@ pub struct Vault {
     upkeep: upkeep::Upkeep,
     signers: ArcSwap<Vec<signers::SignerView>>,
     known: known_facts::KnownFacts,
+    /// Disclosures that are on record already.
+    disclosed: parking_lot::Mutex<rights::disclosures::Remembered>,
+    /// One table of counts of a tenant's people at a time.
+    counting: tokio::sync::Mutex<()>,
 }
 
 impl Vault {

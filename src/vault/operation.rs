@@ -214,6 +214,9 @@ pub struct Operation {
     pub erased_at: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub search_expires_at: Option<Timestamp>,
+    /// Who was given data of what was erased and must delete it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recipients: Vec<RecipientNo>,
     /// Whether something searchable was erased.
     #[serde(default)]
     pub searchable: bool,
@@ -266,6 +269,7 @@ impl Operation {
             generation: None,
             erased_at: None,
             search_expires_at: None,
+            recipients: Vec::new(),
             searchable: false,
             closing: false,
             was_closed: false,

@@ -104,6 +104,9 @@ impl Vault {
         let got = self.read_snapshot(call, policy, &ask, &snapshot, &wanted, select).await;
         let mut entry = self.read_entry(call, Action::GetFields, context, purpose, &snapshot, &wanted.set, &got);
         self.attach_detail(call, context, &mut entry, &snapshot.classes).await?;
+        if context.recipient.is_some() {
+            self.note_disclosures(call, std::slice::from_ref(&entry)).await?;
+        }
         self.read_log.append(call.tenant.no, &entry).await.map_err(|_| VaultError::AuditUnavailable)?;
         got
     }
@@ -144,6 +147,9 @@ impl Vault {
             self.attach_detail(call, context, &mut entry, &snapshot.classes).await?;
             entries.push(entry);
             outcomes.push(got);
+        }
+        if context.recipient.is_some() {
+            self.note_disclosures(call, &entries).await?;
         }
         entries.extend(missed);
         self.read_log.append_all(call.tenant.no, &entries).await.map_err(|_| VaultError::AuditUnavailable)?;

@@ -70,6 +70,8 @@ impl Vault {
             upkeep: Default::default(),
             signers: ArcSwap::default(),
             known: Default::default(),
+            disclosed: Default::default(),
+            counting: Default::default(),
         };
         let mut tenants = Tenants::default();
         for row in vault.store.tenants().await? {

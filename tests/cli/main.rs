@@ -431,7 +431,9 @@ fn a_report_is_shown_and_verified_without_a_server() {
             recipient: None,
             status: Status::Held,
             evidence: vec!["refused".into()],
+            since: None,
         }],
+        overdue: Vec::new(),
         can_claim: Vec::new(),
     };
     vault.answers("GetReport", pb::GetReportResponse { report: report.sign(&signing).into() });
@@ -763,6 +765,7 @@ fn every_command_fits_the_answers_of_the_api() {
         "erase status e",
         "erase list",
         "erase watch",
+        "erase acknowledge e 3",
         "hold place u --basis b -p service",
         "hold release h",
         "hold list",
@@ -772,6 +775,10 @@ fn every_command_fits_the_answers_of_the_api() {
         "rights restrict u account",
         "rights show u",
         "rights disclosures u",
+        "rights disclosures --recipient 3 --pending",
+        "rights nominate u v --for access",
+        "rights unnominate u v",
+        "count email -p support",
         "rights request erase --subject u",
         "rights close r done",
         "rights requests",

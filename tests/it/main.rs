@@ -12,6 +12,7 @@ mod backup;
 mod bulk;
 mod codes;
 mod combinations;
+mod company;
 mod erase;
 mod expiry;
 mod harness;

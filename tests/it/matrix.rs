@@ -233,6 +233,7 @@ fn rows() -> Vec<Row> {
         PolicyService/GetPolicy(n) pb::GetPolicyRequest { tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
         PolicyService/ListPolicyVersions(n) pb::ListPolicyVersionsRequest { tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
         PolicyService/GetSchema(n) pb::GetSchemaRequest { tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
+        PolicyService/AggregateFields(n) pb::AggregateFieldsRequest { field_id: 1, context: for_purpose(ANALYTICS) }, Nothing, Denied, Refused(Code::InvalidArgument);
         PolicyService/GetReport(n) pb::GetReportRequest { tenant: n.tenant.clone() }, Names, Any, Fine;
         PolicyService/ApplyPolicy(n) pb::ApplyPolicyRequest { policy: JINA.into(), tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
 
@@ -293,6 +294,8 @@ fn rows() -> Vec<Row> {
         RightsService/RestrictClass(n) some::<pb::RestrictClassRequest>(|m| { m.key = n.key(0); m.class_id = 4; }), Names, Denied, Fine;
         RightsService/GetRights(n) some::<pb::GetRightsRequest>(|m| m.key = n.key(0)), Names, Denied, Fine;
         RightsService/ListDisclosures(n) some::<pb::ListDisclosuresRequest>(|m| m.key = n.key(0)), Names, Denied, Fine;
+        RightsService/SetNominee(n) some::<pb::SetNomineeRequest>(|m| { m.key = n.key(0); m.nominee = n.key(1); m.scopes = vec!["access".into()]; }), Names, Denied, Fine;
+        RightsService/RemoveNominee(n) some::<pb::RemoveNomineeRequest>(|m| { m.key = n.key(0); m.nominee = n.key(1); }), Names, Denied, Fine;
         RightsService/CreateRequest(n) some::<pb::CreateRequestRequest>(|m| { m.kind = "access".into(); m.key = n.key(0); }), Names, Denied, Fine;
         RightsService/UpdateRequest(n) pb::UpdateRequestRequest { request: n.erasure.clone(), state: pb::RightsRequestState::Done as i32, ..Default::default() }, Nothing, Denied, Refused(Code::NotFound);
         RightsService/ListRequests(n) pb::ListRequestsRequest::default(), Nothing, Denied, Fine;
@@ -310,6 +313,7 @@ fn rows() -> Vec<Row> {
         ErasureService/GetReceipt(n) pb::GetReceiptRequest { erasure: n.erasure.clone() }, Names, Any, Fine;
         ErasureService/GetReceiptKeys(n) pb::GetReceiptKeysRequest {}, Nothing, Any, Fine;
         ErasureService/ListErasures(n) some::<pb::ListErasuresRequest>(|m| m.key = n.key(0)), Names, Any, Fine;
+        ErasureService/AcknowledgeErasure(n) pb::AcknowledgeErasureRequest { erasure: n.erasure.clone(), recipient_id: 3, ..Default::default() }, Nothing, Denied, Refused(Code::NotFound);
         ErasureService/WatchErasures(n) pb::WatchErasuresRequest::default(), Nothing, Denied, Fine;
         ErasureService/EraseFields(n) some::<pb::EraseFieldsRequest>(|m| { m.key = n.key(2); m.select = name_field(); }), Names, Denied, Fine;
         ErasureService/EraseItems(n) some::<pb::EraseItemsRequest>(|m| { m.key = n.key(1); m.field_id = MESSAGE; m.items = vec![n.item.clone()]; }), Names, Denied, Refused(Code::NotFound);

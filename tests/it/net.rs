@@ -33,22 +33,15 @@ impl Running {
 
     /// The same over a vault that is there.
     pub async fn over(test: TestVault) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (stop, stopped) = watch::channel(false);
-        let network = Network {
-            listener,
-            security: Security::Plaintext { allow_non_loopback: false },
-            options: NetworkOptions { drain_timeout: Duration::from_millis(200), ..NetworkOptions::default() },
-            routes: services::routes(test.node.vault.clone(), Some(test.node.backups.clone())),
-            descriptor_sets: vec![pb::DESCRIPTOR_SET],
-            reflection: false,
-            ops: None,
-            readiness: Arc::new(Vec::new),
-        };
-        let served = tokio::spawn(async move { serve_network(network, stopped).await.expect("serve") });
-        let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.expect("connect");
+        let (stop, port, served) = listen(&test, Security::Plaintext { allow_non_loopback: false }).await;
+        let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}")).unwrap();
+        let channel = endpoint.connect().await.expect("connect");
         Running { test, channel, stop, served }
+    }
+
+    /// One more port of the same vault: how to stop it, its number, its task.
+    pub async fn listen(&self, security: Security) -> (watch::Sender<bool>, u16, tokio::task::JoinHandle<()>) {
+        listen(&self.test, security).await
     }
 
     /// Stops serving and closes the vault.
@@ -129,6 +122,24 @@ impl Running {
         let issued = self.test.node.vault.issue_first_key(Name::parse("name", name).unwrap()).await.expect("issue");
         issued.text.unwrap().to_string()
     }
+}
+
+async fn listen(test: &TestVault, security: Security) -> (watch::Sender<bool>, u16, tokio::task::JoinHandle<()>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (stop, stopped) = watch::channel(false);
+    let network = Network {
+        listener,
+        security,
+        options: NetworkOptions { drain_timeout: Duration::from_millis(200), ..NetworkOptions::default() },
+        routes: services::routes(test.node.vault.clone(), Some(test.node.backups.clone())),
+        descriptor_sets: vec![pb::DESCRIPTOR_SET],
+        reflection: false,
+        ops: None,
+        readiness: Arc::new(Vec::new),
+    };
+    let served = tokio::spawn(async move { serve_network(network, stopped).await.expect("serve") });
+    (stop, port, served)
 }
 
 /// A request by the owner of a key.

@@ -28,6 +28,7 @@ use crate::vault::access_keys::NewAccessKey;
 use crate::vault::find::Key;
 use crate::vault::item::NewItem;
 use crate::vault::read::Select;
+use crate::vault::report::Surroundings;
 use crate::vault::tenant::TenantKind;
 use crate::vault::tenants::NewTenant;
 use crate::vault::write::{NewValue, Put, WriteMode};
@@ -265,7 +266,7 @@ impl Served {
                 Ok(json!({ "rows": values, "seconds": took(&self.clock) }))
             }
             "report" => {
-                self.node.vault.honesty_report(&self.call()?).await.map_err(failed)?;
+                self.node.vault.honesty_report(&self.call()?, &Surroundings::default()).await.map_err(failed)?;
                 Ok(json!({ "seconds": took(&self.clock) }))
             }
             "read" => {

@@ -73,17 +73,42 @@ impl Vault {
         loop {
             let page = self.store.list_subjects(call.tenant.no, None, after, PAGE).await?;
             for snapshot in &page.rows {
-                let Some(row) = snapshot.class(class).filter(|row| row.state == ClassState::Live) else { continue };
-                let outline = record::outline(&row.record).map_err(|_| VaultError::DataLoss)?;
-                for field in outline.iter().map(|value| value.field).filter(|field| field.is_own()) {
-                    self.count_one(call, snapshot, field, &mut report).await?;
-                }
+                self.count_all_of(call, class, snapshot, &mut report).await?;
             }
             match page.rows.last() {
                 Some(last) if page.more => after = last.subject.uid,
                 _ => return Ok(report),
             }
         }
+    }
+
+    /// The credentials of one subject: kind, algorithm and how many.
+    pub(crate) async fn credentials_of(
+        &self,
+        call: &Call,
+        snapshot: &SubjectSnapshot,
+    ) -> Result<Vec<(&'static str, &'static str, u64)>, VaultError> {
+        let class = self.credential_rules(call)?.class;
+        let counts = BTreeMap::new();
+        let mut report =
+            CredentialReport { counts, passwords: 0, outdated: 0, must_reset: 0, retiring: 0, at: call.now };
+        self.count_all_of(call, class, snapshot, &mut report).await?;
+        Ok(report.counts.into_iter().map(|(kept, count)| (kept.kind, kept.algorithm, count)).collect())
+    }
+
+    async fn count_all_of(
+        &self,
+        call: &Call,
+        class: ClassNo,
+        snapshot: &SubjectSnapshot,
+        report: &mut CredentialReport,
+    ) -> Result<(), VaultError> {
+        let Some(row) = snapshot.class(class).filter(|row| row.state == ClassState::Live) else { return Ok(()) };
+        let outline = record::outline(&row.record).map_err(|_| VaultError::DataLoss)?;
+        for field in outline.iter().map(|value| value.field).filter(|field| field.is_own()) {
+            self.count_one(call, snapshot, field, report).await?;
+        }
+        Ok(())
     }
 
     async fn count_one(

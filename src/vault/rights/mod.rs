@@ -7,6 +7,7 @@
 
 pub mod disclosures;
 mod history;
+pub mod nominees;
 pub mod requests;
 
 use smallvec::SmallVec;
@@ -93,6 +94,7 @@ pub struct Rights {
     pub consented: Vec<PurposeNo>,
     pub objected: Vec<PurposeNo>,
     pub restricted: Vec<ClassNo>,
+    pub nominees: Vec<nominees::Nominee>,
 }
 
 /// A decision of a subject, as the caller reports it.
@@ -207,6 +209,7 @@ impl Vault {
             consented: facts.consents.iter().map(|c| c.purpose).filter(|purpose| counts(*purpose)).collect(),
             objected: facts.objected.iter().map(PurposeNo).collect(),
             restricted: facts.restricted.iter().map(|no| ClassNo(no as u8)).collect(),
+            nominees: self.nominees_of(call, snapshot.subject.uid).await?,
         })
     }
 }

@@ -37,6 +37,9 @@ pub struct RightsRequest {
     /// `None`: it is about nobody in the vault, such as a request for an agreement.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subject: Option<SubjectUid>,
+    /// Who asked in the subject's place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nominee: Option<SubjectUid>,
     pub arrived: Timestamp,
     /// Overdue from this moment; `None`: the policy sets no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -58,6 +61,8 @@ impl RightsRequest {
 pub struct NewRequest<'a> {
     pub kind: RequestKind,
     pub subject: Option<&'a Key>,
+    /// The nominee who asks in the subject's place.
+    pub acting: Option<&'a SubjectId>,
     /// When it came; `None`: now.
     pub arrived: Option<Timestamp>,
     /// Region of the person, where the policy has time limits of its own for it.
@@ -98,10 +103,27 @@ impl Vault {
             }
             None => None,
         };
+        let subject = snapshot.as_ref().map(|s| s.subject.uid);
+        let nominee = match (new.acting, subject) {
+            (None, _) => None,
+            (Some(_), None) => {
+                return Err(VaultError::invalid("context.acting_for", "a nominee acts for a person: name the person"));
+            }
+            (Some(acting), Some(uid)) => match self.nominee_for(call, uid, acting, new.kind).await {
+                Ok(nominee) => Some(nominee),
+                Err(error) => {
+                    let mut entry = call.record(Action::OpenRequest, error.outcome());
+                    entry.subject = Some(uid);
+                    self.read_log.append(call.tenant.no, &entry).await.map_err(|_| VaultError::AuditUnavailable)?;
+                    return Err(error);
+                }
+            },
+        };
         let opened = RightsRequest {
             id: ObjectId::random(),
             kind: new.kind,
-            subject: snapshot.as_ref().map(|s| s.subject.uid),
+            subject,
+            nominee,
             arrived,
             due: policy.due(new.kind, new.region, arrived),
             state: RequestState::Open,
@@ -117,6 +139,11 @@ impl Vault {
             self.attach_detail(call, context, &mut entry, &snapshot.classes).await?;
         }
         change.note(call.tenant.no, entry.to_bytes());
+        if opened.nominee.is_some() {
+            let mut acted = call.record(Action::ActAsNominee, Outcome::Ok);
+            (acted.subject, acted.operation) = (opened.nominee, Some(opened.id));
+            change.note(call.tenant.no, acted.to_bytes());
+        }
         self.remember(call, request.as_ref(), &opened, &mut change);
         self.store.commit(change).await?;
         Ok(opened)
@@ -182,6 +209,16 @@ impl Vault {
         let entry = call.record(Action::ListRequests, Outcome::Ok);
         self.read_log.append(call.tenant.no, &entry).await.map_err(|_| VaultError::AuditUnavailable)?;
         Ok(Page { rows, more })
+    }
+
+    /// How many requests of all tenants wait longer than they may.
+    pub async fn overdue_requests(&self) -> Result<u64, VaultError> {
+        let mut overdue = 0;
+        for tenant in self.live_tenants() {
+            let call = self.job_call(tenant);
+            overdue += self.all_requests(&call).await?.iter().filter(|request| request.overdue(call.now)).count();
+        }
+        Ok(overdue as u64)
     }
 
     /// They are stored by their random ids and are few: whoever puts them in order reads all.
