@@ -286,7 +286,7 @@ impl Tenant {
     }
 
     /// Asks in a person's place.
-    pub async fn ask_for(&self, subject: &str, nominee: &str, kind: &str) -> Result<pb::RightsRequest, Status> {
+    pub async fn ask_as(&self, subject: &str, nominee: &str, kind: &str) -> Result<pb::RightsRequest, Status> {
         let context = pb::AccessContext { acting_for: nominee.into(), ..Default::default() };
         let request = pb::CreateRequestRequest {
             kind: kind.into(),

@@ -23,6 +23,7 @@ mod model;
 mod net;
 mod passwords;
 mod policy_life;
+mod promises;
 mod quota;
 mod races;
 mod recipients;

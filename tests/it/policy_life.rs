@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use pb::access_service_client::AccessServiceClient;
 use pb::audit_service_client::AuditServiceClient;
-use pb::policy_service_client::PolicyServiceClient;
 use pb::rights_service_client::RightsServiceClient;
 use pb::subject_service_client::SubjectServiceClient;
 use pii_vault::access::Verb;
@@ -19,18 +18,14 @@ use pii_vault::vault::write::NewValue;
 use sha2::{Digest, Sha256};
 use tonic::{Code, Status};
 
+use crate::company::{Tenant, refused};
 use crate::erase::key;
 use crate::harness::*;
 use crate::net::*;
-use crate::recipients::{Tenant, refused};
 
 const SOUND: &str = include_str!("../policies/sound.toml");
 
 impl Tenant {
-    fn policies(&self) -> PolicyServiceClient<tonic::transport::Channel> {
-        PolicyServiceClient::new(self.running.channel.clone())
-    }
-
     async fn plan_with(&self, key: &str, text: &str) -> Result<(Vec<pb::PlanPolicyResponse>, pb::PolicyPlan), Status> {
         let request = pb::PlanPolicyRequest { policy: text.as_bytes().to_vec().into(), ..Default::default() };
         let mut stream = self.policies().plan_policy(with(key, request)).await?.into_inner();
