@@ -18,7 +18,7 @@ use tonic_types::StatusExt as _;
 use crate::cli::error::CliError;
 use crate::cli::people::{Person, person};
 use crate::cli::recovery::recovery_key_text;
-use crate::cli::samples::{self, SampleTenant};
+use crate::cli::samples::{self, Credentials, SampleTenant};
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, RootKekSource, TlsConfig, TlsVersion};
 use crate::crypto::recovery::RecoveryIdentity;
@@ -174,6 +174,7 @@ impl Quickstart {
         write_private(&dir.join("tls/server.pem"), &certificates.certificate)?;
         write_private(&dir.join("tls/server.key"), &certificates.private_key)?;
         let mut config = configuration(&dir, self.port);
+        config.region = sample.region.into();
         let recovery = RecoveryIdentity::generate();
         let recipients = [recovery.recipient()];
         let made = init(&config, &recipients, clock.clone()).await.map_err(|e| failed("cannot make the vault")(&e))?;
@@ -351,6 +352,10 @@ async fn tour(
 
     let loaded = load(sample, &schema, channel.clone(), &billing, &dpo, &people[..samples::PEOPLE]).await?;
     step.say(&format!("{loaded} samples of {}: {}", samples::PEOPLE, kinds(sample)));
+    if let Some(kind) = sample.credentials {
+        let with = sign_in(kind, channel.clone(), &app, &people[..samples::PEOPLE]).await?;
+        step.say(&format!("{} of them sign in with {with}", samples::PEOPLE));
+    }
 
     let someone = &people[42];
     let key = |id: &str| Some(pb::SubjectKey { key: Some(pb::subject_key::Key::Subject(id.into())) });
@@ -512,6 +517,35 @@ async fn load(
     Ok(loaded)
 }
 
+/// Gives people passwords or API keys; says which.
+async fn sign_in(
+    kind: Credentials,
+    channel: Channel,
+    app: &Bearer,
+    people: &[Person],
+) -> Result<&'static str, CliError> {
+    let mut credentials =
+        pb::credential_service_client::CredentialServiceClient::with_interceptor(channel, app.clone());
+    for person in people {
+        let key = Some(pb::SubjectKey { key: Some(pb::subject_key::Key::Subject(person.id.clone())) });
+        match kind {
+            Credentials::Passwords => {
+                let password = format!("made up for {} in the quickstart", person.id).into_bytes().into();
+                let request = pb::SetPasswordRequest { key, password, ..Default::default() };
+                credentials.set_password(request).await?;
+            }
+            Credentials::ApiKeys => {
+                let request = pb::IssueApiKeyRequest { key, label: "quickstart".into(), ..Default::default() };
+                credentials.issue_api_key(request).await?;
+            }
+        }
+    }
+    Ok(match kind {
+        Credentials::Passwords => "passwords, kept as Argon2id hashes",
+        Credentials::ApiKeys => "API keys, shown once and kept as Argon2id hashes",
+    })
+}
+
 /// The fields of a tenant's samples, for people.
 fn kinds(sample: &SampleTenant) -> String {
     let mut fields: Vec<&str> = sample.samples.iter().map(|one| one.field).collect();
@@ -536,7 +570,8 @@ Paste next:
   export PII_VAULT_SERVER=https://localhost:{port} PII_VAULT_CA={d}/tls/ca.pem PII_VAULT_ACCESS_KEY_FILE={d}/secrets/app.key
   {program} schema
   {program} get {someone} -p {purpose}
-  {program} receipt verify {d}/receipt.json --public-key {d}/public-key.txt",
+  {program} receipt verify {d}/receipt.json --public-key {d}/public-key.txt
+  PII_VAULT_ACCESS_KEY_FILE={d}/secrets/dpo.key {program} report",
         someone = person(43).id,
     );
     // The first programs are written for this tenant's fields.

@@ -11,6 +11,13 @@ pub struct Sample {
     pub consent: bool,
 }
 
+/// By what the people of a tenant sign in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Credentials {
+    Passwords,
+    ApiKeys,
+}
+
 /// A tenant to try.
 #[derive(Debug)]
 pub struct SampleTenant {
@@ -20,6 +27,10 @@ pub struct SampleTenant {
     pub purpose: &'static str,
     /// For which the application is refused to read an e-mail address.
     pub refused: &'static str,
+    /// Where its policy says that the data is: the node says so too.
+    pub region: &'static str,
+    /// They have passwords, or API keys.
+    pub credentials: Option<Credentials>,
     /// What [`PEOPLE`] people have besides.
     pub samples: &'static [Sample],
 }
@@ -39,6 +50,8 @@ const JINA: SampleTenant = SampleTenant {
     policy: include_str!("../../examples/tenants/jina-connect.toml"),
     purpose: "service",
     refused: "marketing",
+    region: "",
+    credentials: Some(Credentials::ApiKeys),
     samples: &[
         of("delivery", "message", "Your parcel is on its way and arrives tomorrow before noon."),
         of("delivery", "message", "Il codice di ritiro è disponibile nell'app."),
@@ -53,6 +66,8 @@ const JIWA: SampleTenant = SampleTenant {
     policy: include_str!("../../examples/tenants/jiwa-ai.toml"),
     purpose: "sign_in",
     refused: "brand_analysis",
+    region: "",
+    credentials: None,
     samples: &[
         of("brand_analysis", "business_name", "Batik Lestari"),
         of("brand_analysis", "business_description", "Hand-drawn batik from a family workshop."),
@@ -76,6 +91,8 @@ const JENNY: SampleTenant = SampleTenant {
     policy: include_str!("../../examples/tenants/jenny-erp.toml"),
     purpose: "service",
     refused: "payments",
+    region: "eu-central-1",
+    credentials: Some(Credentials::Passwords),
     samples: &[
         of("service", "partner", "Filatura Esempio, Prato: carded wool yarns"),
         of("service", "fabric_sample", "Twill 2/2, wool, 310 g/m2, navy"),
