@@ -24,7 +24,7 @@ pub const CONNECTIONS_REFUSED: &str = "pii_vault_connections_refused_total";
 pub const CONNECTIONS_ENDED: &str = "pii_vault_connections_ended_total";
 /// Counter by `what`: connections ended for abuse of the protocol.
 pub const ABUSE: &str = "pii_vault_abuse_total";
-/// Counter by `method` and `code`: calls that ended.
+/// Counter by `method` and `code` (`Ok`, `NotFound`, ...): calls that ended.
 pub const CALLS: &str = "pii_vault_calls_total";
 /// Histogram by `method`, seconds: from the headers of the request to the last byte of the answer.
 pub const CALL_SECONDS: &str = "pii_vault_call_seconds";
@@ -86,7 +86,7 @@ pub const ROTATION_LEFT: &str = "pii_vault_rotation_left";
 pub const JOB_SECONDS: &str = "pii_vault_job_seconds";
 
 /// Every metric above, with its help text.
-const DESCRIBED: &[(&str, &str)] = &[
+pub const DESCRIBED: &[(&str, &str)] = &[
     (CONNECTIONS, "Connections now"),
     (CONNECTIONS_REFUSED, "Connections turned away"),
     (CONNECTIONS_ENDED, "Connections that ended, by cause"),
@@ -201,12 +201,16 @@ pub fn init_metrics() -> Result<PrometheusHandle, TelemetryError> {
     for (name, help) in DESCRIBED {
         if name.ends_with("_total") {
             metrics::describe_counter!(*name, *help);
-        } else if name.ends_with("_seconds") {
+        } else if name.ends_with("_seconds") && !name.ends_with("_age_seconds") {
             metrics::describe_histogram!(*name, *help);
         } else {
             metrics::describe_gauge!(*name, *help);
         }
     }
+    // A counter that first appears as 1 has not increased for Prometheus: what alarms at the first one starts at 0.
+    metrics::counter!(DAMAGED).increment(0);
+    metrics::counter!(BACKUPS_ENDED, "outcome" => "failed").increment(0);
+    metrics::counter!(CERTIFICATE_RELOADS, "outcome" => "failed").increment(0);
     Ok(handle)
 }
 

@@ -133,7 +133,7 @@ impl MethodFacts {
         self.seconds.record(took);
         let code = code.min(self.codes.len() - 1);
         let counter = self.codes[code].get_or_init(
-            || metrics::counter!(telemetry::CALLS, "method" => self.path, "code" => Code::from_i32(code as i32).to_string()),
+            || metrics::counter!(telemetry::CALLS, "method" => self.path, "code" => format!("{:?}", Code::from_i32(code as i32))),
         );
         counter.increment(1);
     }

@@ -269,6 +269,7 @@ async fn work(
             match round {
                 Ok(progress) => {
                     metrics::counter!(JOB_DONE, "job" => job.name()).increment(progress.done);
+                    metrics::counter!(JOB_FAILED, "job" => job.name()).increment(0);
                     if !progress.more {
                         break;
                     }

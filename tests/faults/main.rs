@@ -17,6 +17,7 @@ mod doctor;
 mod kill;
 mod lost;
 mod memory;
+mod runbook;
 mod sandbox;
 mod server;
 

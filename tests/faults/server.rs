@@ -115,14 +115,23 @@ impl Place {
 
     /// Runs a line of a manual (without the program's name) where the configuration lies; its exit code, what it printed.
     pub fn line(&self, line: &str) -> (Option<i32>, String) {
+        self.line_with(line, &[])
+    }
+
+    /// The same with these variables of the environment.
+    pub fn line_with(&self, line: &str, variables: &[(&str, &str)]) -> (Option<i32>, String) {
         self.config_file();
-        self.alone(&line.split_whitespace().collect::<Vec<_>>())
+        self.run(&line.split_whitespace().collect::<Vec<_>>(), variables)
     }
 
     /// Runs the program without a word about the configuration.
     pub fn alone(&self, args: &[&str]) -> (Option<i32>, String) {
+        self.run(args, &[])
+    }
+
+    fn run(&self, args: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pii-vault"));
-        command.args(args).current_dir(self.dir.path()).stdin(Stdio::null());
+        command.envs(variables.iter().copied()).args(args).current_dir(self.dir.path()).stdin(Stdio::null());
         let done = command.output().expect("the program");
         let told = [done.stdout, done.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         (done.status.code(), told.concat())
