@@ -271,7 +271,7 @@ mod tests {
         let text = syslog(&entry, "vault1", "jina");
         let (head, content) = text.split_at(text.find('{').unwrap());
         // 13 x 8 + 4.
-        assert_eq!(head, "<108>1 2026-01-15T12:00:00Z vault1 pii-vault - fields.get - ");
+        assert_eq!(head, "<108>1 2026-01-15T12:00:00.000Z vault1 pii-vault - fields.get - ");
         let content: serde_json::Value = serde_json::from_str(content).unwrap();
         assert_eq!((&content["tenant"], &content["position"]), (&"jina".into(), &"9".into()));
     }
