@@ -202,6 +202,7 @@ fn wire_purpose(rule: &PurposeRule) -> pb::PurposeSchema {
         reference_needed: rule.needs_reference,
         approval_needed: rule.needs_approval,
         field_ids: rule.fields.iter().map(u32::from).collect(),
+        kind: rule.kind.clone().unwrap_or_default(),
     }
 }
 

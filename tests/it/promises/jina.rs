@@ -132,15 +132,15 @@ async fn jc04_content_is_for_delivery_and_analytics(t: &Tenant) {
 
 async fn jc05_there_are_the_listed_purposes_and_no_other(t: &Tenant) {
     t.purposes(&[
-        ("1 service contract", "name email phone organisation api_call delivery_event ip user_agent"),
-        ("2 authentication contract", "email phone ip user_agent"),
-        ("3 payments contract", "name email organisation payment_method invoice"),
-        ("4 transactional_email contract", "name email"),
-        ("5 legal_obligation legal_obligation", "*"),
-        ("6 support contract", "name email phone organisation"),
-        ("7 delivery contract", "phone message call_transcript delivery_event"),
-        ("8 analytics legitimate_interests", "message call_transcript api_call delivery_event"),
-        ("9 security legitimate_interests", "api_call delivery_event ip user_agent"),
+        ("1 service service contract", "name email phone organisation api_call delivery_event ip user_agent"),
+        ("2 authentication security contract", "email phone ip user_agent"),
+        ("3 payments payment contract", "name email organisation payment_method invoice"),
+        ("4 transactional_email messaging contract", "name email"),
+        ("5 legal_obligation legal legal_obligation", "*"),
+        ("6 support support contract", "name email phone organisation"),
+        ("7 delivery service contract", "phone message call_transcript delivery_event"),
+        ("8 analytics analytics legitimate_interests", "message call_transcript api_call delivery_event"),
+        ("9 security security legitimate_interests", "api_call delivery_event ip user_agent"),
     ])
     .await;
     t.reports(&[
@@ -168,7 +168,7 @@ async fn jc06_marketing_needs_a_consent_of_its_own(t: &Tenant) {
         ("4", "consent marketing", Held),
     ])
     .await;
-    t.purposes(&[("10 marketing consent", "name email")]).await;
+    t.purposes(&[("10 marketing marketing consent", "name email")]).await;
     t.put("p-1", "service", &[("name", "Asha"), ("email", "asha@example.com")]).await;
     let read = async || t.read("p-1", &["email"], t.context("marketing", "")).await;
     assert_eq!(refused(&read().await.unwrap_err()), no_consent());
@@ -255,8 +255,8 @@ async fn jc08_a_person_is_told_who_was_given_what(t: &Tenant) {
 async fn jc09_authorities_need_a_case_and_a_second_person(t: &Tenant) {
     t.reports(&[("5", "authorities legal_request, protect_rights", Held)]).await;
     t.purposes(&[
-        ("11 legal_request legal_obligation approval reference", "*"),
-        ("12 protect_rights legitimate_interests approval reference", "*"),
+        ("11 legal_request legal legal_obligation approval reference", "*"),
+        ("12 protect_rights legal legitimate_interests approval reference", "*"),
     ])
     .await;
     t.put("p-1", "service", &[("name", "Asha")]).await;

@@ -98,7 +98,7 @@ async fn jw02_sign_in_gives_name_email_and_image(t: &Tenant) {
         ],
     )
     .await;
-    t.purposes(&[("1 sign_in contract", "name email image_url date_of_birth old_enough")]).await;
+    t.purposes(&[("1 sign_in security contract", "name email image_url date_of_birth old_enough")]).await;
     assert_eq!(t.put_text("p-1", "sign_in", 3, "javascript:alert(1)").await, Err("VALUE_INVALID".into()));
     t.put("p-1", "sign_in", &[("name", "Made"), ("image_url", "https://example.com/made.png")]).await;
     assert_eq!(t.text_of("p-1", "name", "sign_in").await, Ok("Made".into()));
@@ -154,10 +154,10 @@ async fn jw04_instagram_and_tiktok_data_are_for_content_and_publishing(t: &Tenan
                     instagram_profile instagram_media";
     let made = "prompt product_image_url influencer_style";
     t.purposes(&[
-        ("2 brand_analysis contract", &format!("{business} {made}")),
-        ("3 content_generation contract", &format!("{business} tiktok_profile {made}")),
-        ("4 publish contract reference", "post instagram_token tiktok_token"),
-        ("5 connect contract", "instagram_profile instagram_media instagram_token tiktok_profile tiktok_token"),
+        ("2 brand_analysis service contract", &format!("{business} {made}")),
+        ("3 content_generation service contract", &format!("{business} tiktok_profile {made}")),
+        ("4 publish service contract reference", "post instagram_token tiktok_token"),
+        ("5 connect service contract", "instagram_profile instagram_media instagram_token tiktok_profile tiktok_token"),
     ])
     .await;
     t.class("4 instagram").await;
@@ -187,7 +187,7 @@ async fn jw05_a_phone_number_is_taken_with_the_opt_in_only(t: &Tenant) {
     .await;
     t.class("2 phone").await;
     t.fields("phone", &["4 phone text 16 phone_e164 maskable"]).await;
-    t.purposes(&[("6 notifications consent", "phone post")]).await;
+    t.purposes(&[("6 notifications messaging consent", "phone post")]).await;
     t.put("p-1", "sign_in", &[("name", "Made")]).await;
     let phone = t.field("phone");
     let put = async |number: &str| t.put_text("p-1", "notifications", phone, number).await;
@@ -212,7 +212,7 @@ async fn jw05_a_phone_number_is_taken_with_the_opt_in_only(t: &Tenant) {
 async fn jw06_payments_hold_no_card(t: &Tenant) {
     t.reports(&[("2", "collects payment_data", Held), ("2", "no_cards", Held), ("3", "uses payments", Held)]).await;
     t.fields("payment", &["17 payment text 2048 many"]).await;
-    t.purposes(&[("7 payments contract", "name email payment")]).await;
+    t.purposes(&[("7 payments payment contract", "name email payment")]).await;
     t.takes_no_cards(&[
         ("account", "sign_in"),
         ("business", "brand_analysis"),
@@ -356,7 +356,7 @@ async fn jw13_business_data_stays_until_deletion_is_asked_for(t: &Tenant) {
 
 async fn jw14_payment_records_stay_seven_years_alone(t: &Tenant) {
     t.reports(&[("8", "retention payment_data = 7y", Held), ("8", "uses legal_obligation", Held)]).await;
-    t.purposes(&[("8 legal_obligation legal_obligation", "*")]).await;
+    t.purposes(&[("8 legal_obligation legal legal_obligation", "*")]).await;
     t.class("7 payment kept 7y hold tax-law-id 7y for legal_obligation").await;
     let longer = t.lint_with("name = \"payment\"\nretention = \"7y\"", "name = \"payment\"\nretention = \"8y\"").await;
     assert!(longer.contains(&"retention-longer-than-promised".into()));

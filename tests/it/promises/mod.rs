@@ -461,7 +461,7 @@ fn list<'a>(all: impl Iterator<Item = (u32, &'a str)>, some: &[u32]) -> String {
 }
 
 fn pwords(p: &pb::PurposeSchema, schema: &pb::GetSchemaResponse) -> (String, String) {
-    let mut words = format!("{} {} {}", p.purpose_id, p.name, p.basis);
+    let mut words = format!("{} {} {} {}", p.purpose_id, p.name, p.kind, p.basis);
     for (on, word) in [(p.approval_needed, " approval"), (p.reference_needed, " reference")] {
         words += if on { word } else { "" };
     }

@@ -24,8 +24,12 @@ const NO_RULES: [(&str, &str); 4] = [
 ];
 
 /// What else survives, and why it may.
-const MAY_LIVE: [(&str, &str, &str); 1] =
-    [("jina-connect", "2026-08-15", "Independence Day of 2026 is a Saturday, no business day in any case")];
+const MAY_LIVE: [(&str, &str, &str); 4] = [
+    ("jina-connect", "2026-08-15", "Independence Day of 2026 is a Saturday, no business day in any case"),
+    ("jina-connect", "from = \"origin\"", "it is the default, said for readers"),
+    ("jiwa-ai", "from = \"origin\"", "it is the default, said for readers"),
+    ("jenny-erp", "from = \"origin\"", "it is the default, said for readers"),
+];
 
 /// A file without one of its rules.
 #[derive(Clone)]
