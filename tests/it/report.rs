@@ -31,6 +31,11 @@ async fn each_text_gets_a_signed_report_with_evidence_and_nothing_left_out() {
             assert_eq!(promise.status, Status::Broken, "{name}: these tests listen in plain text");
         }
         assert!(report.html().contains("<table>"));
+        // Who looks after data protection may ask for it, and who runs the application may not.
+        let (dpo, app) = (t.key_of("dpo").await, t.key_of("app").await);
+        let ask = pb::GetReportRequest::default();
+        t.policies().get_report(with(&dpo, ask.clone())).await.expect("the data protection officer");
+        assert_eq!(reason(&t.policies().get_report(with(&app, ask)).await.unwrap_err()), "NOT_PERMITTED");
         t.stop().await;
     }
 }

@@ -48,7 +48,7 @@ impl Vault {
         let findings = policy.findings();
         let subjects = self.store.subject_count(call.tenant.no).await?;
         let head = self.store.audit_head(call.tenant.no).await?;
-        let applied = self.get_policy(call, Some(policy.version())).await?.applied;
+        let applied = self.stored_policy(call, Some(policy.version())).await?.applied;
         let claims = policy.claims();
         let promises = claims.iter().enumerate().map(|(i, claim)| {
             let next = claims.get(i + 1).map_or(u32::MAX, |next| next.line);
