@@ -78,7 +78,10 @@ impl Run {
     /// Reads under the largest policy beside reads under a trivial one, in turn; a plan and a report over everybody.
     pub async fn policies(&mut self) -> Result<(), BenchError> {
         progress("hot GetFields under the largest policy");
-        let mut target = self.vault(&self.vault_dir(), self.plan.core).await?;
+        // In a vault of its own: the other rows count the people of theirs.
+        let dir = self.plan.dir.join("rules");
+        super::prepare_dir(&dir, &self.plan.dir)?;
+        let mut target = self.vault(&dir, self.plan.core).await?;
         let people = HOT.min(self.plan.subjects);
         let made = target.part.ask(json!({ "do": "rules", "count": people })).await?;
         let mut sides = Vec::new();
@@ -125,6 +128,9 @@ impl Run {
         );
         self.rows.extend(Row::against(format!("{what}, server CPU"), "us/call", "trivial policy", &cpus));
 
+        target.part.end().await?;
+
+        let mut target = self.vault(&self.vault_dir(), None).await?;
         let subjects = self.plan.subjects;
         for (act, name, most) in [("plan", "PlanPolicy", 30.0), ("report", "GetReport", 10.0)] {
             progress(name);

@@ -162,7 +162,7 @@ static SURVEY: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT s.grp, {columns} FROM subject s CROSS JOIN subject_class c
          ON c.id >= s.uid << 5 AND c.id < (s.uid + 1) << 5 AND (?4 >> c.class) & 1
-         WHERE s.tenant = ?1 AND s.uid > ?2 AND s.uid <= ?3 ORDER BY c.id"
+         WHERE s.tenant = ?1 AND s.uid > ?2 AND s.uid <= ?3 ORDER BY s.uid, c.id"
     )
 });
 
