@@ -404,6 +404,74 @@ fn test_access_tells_the_rule_and_ends_with_the_verdict() {
 }
 
 #[test]
+fn why_says_the_answer_the_rule_the_version_and_the_line() {
+    let vault = vault();
+    let denied = pb::AccessDecision {
+        field_id: 1,
+        reason: "CONSENT_MISSING".into(),
+        rule: "consent-missing: purpose `marketing` needs a consent".into(),
+        policy_line: 296,
+        ..Default::default()
+    };
+    let answer = pb::TestAccessResponse { decisions: vec![denied], policy_version: 3, ..Default::default() };
+    vault.answers("TestAccess", answer.clone());
+    let assert = vault.program().args(["why", "u-17", "-f", "email", "-p", "support"]).assert().code(4);
+    assert.stdout(contains("email: no. consent-missing").and(contains("(policy version 3, line 296)")));
+    let asked: pb::TestAccessRequest = vault.call("TestAccess").request();
+    assert_eq!((asked.subject.as_str(), asked.verb()), ("u-17", pb::Verb::Read));
+    let shown = json(&vault.program().args(["why", "u-17", "-p", "1", "--json"]).assert().code(4));
+    assert_eq!(shown["policy_version"], 3);
+}
+
+#[test]
+fn a_plan_tells_what_ends_who_is_refused_and_that_a_second_person_is_needed() {
+    let vault = vault();
+    std::fs::write(vault.home.path().join("p.toml"), "x").unwrap();
+    let field = pb::FieldPlan { field_id: 1, value_count: 70, sooner_count: 50, over_count: 9, ..Default::default() };
+    let refused = pb::RefusedCalls {
+        access_key: "7Q3K2M".into(),
+        roles: vec!["support".into()],
+        verb: "read".into(),
+        call_count: 12,
+        rule: "purpose-not-allowed: ...".into(),
+        policy_line: 41,
+        ..Default::default()
+    };
+    let plan = pb::PolicyPlan {
+        from_version: 2,
+        version: 3,
+        fields: vec![field],
+        losses: vec![pb::EarlyLoss {
+            key: "retention".into(),
+            before: "90d".into(),
+            after: "30d".into(),
+            ..Default::default()
+        }],
+        refused_calls: vec![refused],
+        audit_start_time: Some(Default::default()),
+        subject_count: 40,
+        approval_needed: true,
+        ..Default::default()
+    };
+    let progress = pb::PlanPolicyResponse { step: "records".into(), done_count: 40, total_count: 40, plan: None };
+    let last = pb::PlanPolicyResponse { plan: Some(plan), ..Default::default() };
+    let messages = vec![double::bytes(&progress), double::bytes(&last)];
+    vault.on("PlanPolicy", move |_| (messages.clone(), None));
+    let told = vault.program().args(["tenant", "plan", "p.toml"]).assert().success();
+    let told = told.stdout(contains("would be version 3 after 2").and(contains("90d")).and(contains("7Q3K2M")));
+    told.stdout(contains("OVER AT ONCE").and(contains("of 40 subjects"))).stderr(contains("--request-approval"));
+    let shown = json(&vault.program().args(["tenant", "plan", "p.toml", "--json"]).assert().success());
+    assert_eq!(
+        shown["fields"][0]["over_count"].as_str().or(shown["fields"][0]["over_count"].as_u64().map(|_| "9")),
+        Some("9")
+    );
+    vault.program().args(["tenant", "plan", "p.toml", "--audit-days", "91"]).assert().code(2);
+    let cut = vec![double::bytes(&progress)];
+    vault.on("PlanPolicy", move |_| (cut.clone(), None));
+    vault.program().args(["tenant", "plan", "p.toml"]).assert().failure();
+}
+
+#[test]
 fn a_report_is_shown_and_verified_without_a_server() {
     use pii_vault::report::{Promise, Report, Status};
     let vault = vault();

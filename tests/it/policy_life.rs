@@ -477,3 +477,115 @@ async fn a_search_for_consent_finds_who_consented_and_tells_of_nobody_else() {
     assert!(find(1).await.is_empty(), "withdrawn counts at once");
     t.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_starts_after_the_answer_to_a_withdrawal_is_refused() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    let t = Tenant::of("jina", JINA).await;
+    t.put("p-1", "service", &[("name", "Asha"), ("email", "asha@example.com")]).await;
+    let marketing = t.context("marketing", "").purpose_id;
+    let mut rights = RightsServiceClient::new(t.running.channel.clone());
+    let (allowed, refused) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    for _ in 0..rounds(10, 300) {
+        let consent = pb::ConsentGrant { purpose_id: marketing, evidence: "form".into(), ..Default::default() };
+        let grant = pb::GrantConsentRequest { key: by_id("p-1"), consent: Some(consent), ..Default::default() };
+        rights.grant_consent(with(&t.key, grant)).await.expect("consent");
+        let answered = Arc::new(AtomicBool::new(false));
+        let readers: Vec<_> = (0..6)
+            .map(|_| {
+                let (mut records, key, answered) = (t.records(), t.key.clone(), answered.clone());
+                let (allowed, refused) = (allowed.clone(), refused.clone());
+                tokio::spawn(async move {
+                    loop {
+                        let late = answered.load(Ordering::SeqCst);
+                        let request = pb::GetFieldsRequest {
+                            key: by_id("p-1"),
+                            select: Some(pb::Selector { field_ids: vec![EMAIL], ..Default::default() }),
+                            context: for_purpose(marketing),
+                            ..Default::default()
+                        };
+                        match records.get_fields(with(&key, request)).await {
+                            Ok(_) => {
+                                assert!(!late, "this read began after the withdrawal was answered");
+                                allowed.fetch_add(1, Ordering::SeqCst);
+                            }
+                            Err(status) => {
+                                assert_eq!(reason(&status), "CONSENT_MISSING");
+                                refused.fetch_add(1, Ordering::SeqCst);
+                            }
+                        }
+                        if late {
+                            return;
+                        }
+                    }
+                })
+            })
+            .collect();
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        let withdraw = pb::WithdrawConsentRequest { key: by_id("p-1"), purpose_id: marketing, ..Default::default() };
+        rights.withdraw_consent(with(&t.key, withdraw)).await.expect("withdraw");
+        answered.store(true, Ordering::SeqCst);
+        for reader in readers {
+            reader.await.expect("a reader");
+        }
+    }
+    assert!(allowed.load(Ordering::SeqCst) > 0 && refused.load(Ordering::SeqCst) > 0);
+    t.stop().await;
+}
+
+#[tokio::test]
+async fn another_time_zone_moves_no_clock_that_runs_and_needs_two() {
+    let t = Tenant::of("jina", JINA).await;
+    let second = t.running.key(t.no, "second").await;
+    t.put("p-1", "service", &[("name", "Asha")]).await;
+    let mut rights = RightsServiceClient::new(t.running.channel.clone());
+    let ask = |kind: &str| pb::CreateRequestRequest { kind: kind.into(), key: by_id("p-1"), ..Default::default() };
+    let made = rights.create_request(with(&t.key, ask("dpa"))).await.expect("request").into_inner().request.unwrap();
+    let zone =
+        t.policies().get_schema(with(&t.key, pb::GetSchemaRequest::default())).await.unwrap().into_inner().time_zone;
+    let moved = JINA.replacen(&format!("time_zone = \"{zone}\""), "time_zone = \"America/New_York\"", 1);
+    assert_ne!(moved, JINA);
+    // Invoices are kept for years of the calendar, which end at another hour now.
+    assert_eq!(reason(&t.apply_with(&t.key, &moved, "").await.unwrap_err()), "APPROVAL_NEEDED");
+    let losses = t.plan(&moved).await.losses;
+    assert!(losses.iter().all(|loss| loss.key == "time_zone") && !losses.is_empty(), "{losses:?}");
+    let approval = t.ask_for(&t.key, &reference(&moved)).await;
+    t.approve(&second, &approval).await.expect("approve");
+    t.apply_with(&t.key, &moved, &approval).await.expect("apply");
+    let next = rights.create_request(with(&t.key, ask("dpa"))).await.expect("request").into_inner().request.unwrap();
+    let list = rights.list_requests(with(&t.key, pb::ListRequestsRequest::default())).await.expect("list").into_inner();
+    let due = |id: &str| list.requests.iter().find(|one| one.request == id).unwrap().due_time;
+    assert_eq!(due(&made.request), made.due_time, "promised is promised");
+    assert_ne!(due(&next.request), made.due_time);
+    t.stop().await;
+}
+
+#[tokio::test]
+async fn a_bad_file_changes_nothing_names_its_line_and_shows_no_value() {
+    let t = Tenant::of("example", SOUND).await;
+    let canary = "canary-7f3a";
+    for (from, to, line_says, before) in [
+        // Twice the same number, a number for another field, a day that is not, a name that is nothing, a contradiction.
+        ("number = 4\nname = \"nick\"", "number = 2\nname = \"nick\"", "name = \"nick\"", 1),
+        ("type = \"data\"", "type = \"text\"", "type = \"text\"", 0),
+        ("[controller]", "[policy]\neffective = 2026-02-30\n[controller]", "effective = 2026-02-30", 0),
+        ("class = \"billing\"", "class = \"canary-7f3a\"", "class = \"canary-7f3a\"", 0),
+        ("retention = \"90d\"", "retention = \"2y\"", "retention = \"2y\"", 0),
+        ("format = 1", "format = 1\ncontact = \"canary-7f3a\"", "contact = \"canary-7f3a\"", 0),
+    ] {
+        let text = SOUND.replacen(from, to, 1);
+        assert_ne!(text, SOUND, "{from}");
+        let refusal = t.apply_with(&t.key, &text, "").await.unwrap_err();
+        assert_eq!(refused(&refusal), (Code::InvalidArgument, "POLICY_INVALID".into()), "{to}");
+        let said = format!("{} {}", refusal.message(), String::from_utf8_lossy(refusal.details()));
+        let lines: Vec<&str> = text.lines().collect();
+        let line = 1 + lines.iter().rposition(|line| *line == line_says).unwrap() - before;
+        assert!(said.contains(&format!("line {line}")), "{to}: {said}");
+        assert!(!said.contains(canary) || from.starts_with("class"), "{said}");
+        let plan = t.plan_with(&t.key, &text).await.unwrap_err();
+        assert_eq!(reason(&plan), "POLICY_INVALID");
+    }
+    assert_eq!(t.versions().await.len(), 1);
+    t.stop().await;
+}
