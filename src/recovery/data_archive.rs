@@ -236,23 +236,22 @@ async fn fill(
         let file = new_file(&path)?;
         let mut out = io::BufWriter::new(&file);
         let ledger = reader.copy_to(&mut out)?;
-        out.flush().and_then(|()| file.sync_all()).map_err(at(&path))?;
+        out.flush().map_err(at(&path))?;
+        drop(out);
 
         let mut names = vec![DATABASE.to_owned(), LEDGER.to_owned()];
         for entry in std::fs::read_dir(dir.join(READ_AUDIT)).map_err(at(&dir))? {
             let name = entry.map_err(at(&dir))?.file_name();
             names.push(format!("{READ_AUDIT}/{}", name.to_string_lossy()));
         }
-        let mut files = Vec::with_capacity(names.len());
-        for name in names {
-            let path = dir.join(&name);
-            let hashed = hash_file(&path, &mut |bytes| pace.step(bytes));
-            let (bytes, sha256) = hashed.map_err(|error| match error.kind() {
-                io::ErrorKind::Interrupted => BackupError::Stopped,
-                _ => at(&path)(error),
-            })?;
-            files.push(FileMark { name, bytes, sha256 });
-        }
+        // The disk writes while the processor reads what is still in memory: each waits for the other's end only.
+        let (files, synced) = std::thread::scope(|scope| {
+            let syncing = scope.spawn(|| sync_files(&dir, &names));
+            let files = hash_files(&dir, &names, &pace);
+            (files, syncing.join().unwrap_or(Err(BackupError::Interrupted)))
+        });
+        let files = files?;
+        synced?;
         let expires = now.plus_days(horizon_days);
         let manifest = Manifest::new(vault, now, expires, SCHEMA_VERSION, ledger, files);
         let path = dir.join(MANIFEST);
@@ -262,6 +261,29 @@ async fn fill(
         Ok(manifest)
     })
     .await
+}
+
+/// The files' marks; what is read here was written a moment ago.
+fn hash_files(dir: &Path, names: &[String], pace: &Pace) -> Result<Vec<FileMark>, BackupError> {
+    let mark = |name: &String| {
+        let path = dir.join(name);
+        let hashed = hash_file(&path, &mut |bytes| pace.step(bytes));
+        let (bytes, sha256) = hashed.map_err(|error| match error.kind() {
+            io::ErrorKind::Interrupted => BackupError::Stopped,
+            _ => at(&path)(error),
+        })?;
+        Ok(FileMark { name: name.clone(), bytes, sha256 })
+    };
+    names.iter().map(mark).collect()
+}
+
+/// Makes the files and their names durable.
+fn sync_files(dir: &Path, names: &[String]) -> Result<(), BackupError> {
+    for name in names {
+        let path = dir.join(name);
+        File::open(&path).and_then(|file| file.sync_all()).map_err(at(&path))?;
+    }
+    sync_dir(&dir.join(READ_AUDIT))
 }
 
 fn new_file(path: &Path) -> Result<File, BackupError> {

@@ -427,7 +427,8 @@ pub trait Store: Send + Sync + 'static {
     async fn subject_count(&self, tenant: TenantNo) -> Result<u64, StoreError>;
     /// Counts for usage and reports; may scan, so never at start.
     async fn counts(&self, tenant: TenantNo) -> Result<TenantCounts, StoreError>;
-    /// A consistent copy of the whole database as a new file at `path`, durable when it answers; `watch` paces it.
+    /// A consistent copy of the whole database as a new file at `path`, not yet synced: whoever asks does that, beside
+    /// what else it does with the file. `watch` paces it.
     ///
     /// # Errors
     /// `Refused` where there is a file already or `watch` stopped it, `DiskFull`. Nothing is left behind then.

@@ -11,19 +11,16 @@ use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
 
 use super::error::{Result, engine};
-use super::{CopyWatch, Options, StoreError, connect, io, sync_folder};
+use super::{CopyWatch, Options, StoreError, connect, io};
 
 /// Pages of a step: 1 MiB between two looks of the watcher.
 const STEP: i32 = 256;
 const PAGE: u64 = 4096;
 
-/// Writes a new file, durably; removes it where that fails. Blocking.
+/// Writes a new file, which the caller syncs; removes it where that fails. Blocking.
 pub(super) fn copy(options: &Options, path: &Path, watch: &mut CopyWatch) -> Result<()> {
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io)?;
-    let copied = fill(options, path, watch).and_then(|()| {
-        file.sync_all().map_err(io)?;
-        sync_folder(path)
-    });
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io)?;
+    let copied = fill(options, path, watch);
     if copied.is_err() {
         let _ = std::fs::remove_file(path);
     }
@@ -33,7 +30,7 @@ pub(super) fn copy(options: &Options, path: &Path, watch: &mut CopyWatch) -> Res
 fn fill(options: &Options, path: &Path, watch: &mut CopyWatch) -> Result<()> {
     let from = connect(options, true)?;
     let mut to = Connection::open(path).map_err(engine)?;
-    // Nobody reads the new file before it is whole, and the sync at the end is ours: no journal, no syncs in between.
+    // Nobody reads the new file before it is whole, and whoever asked syncs it: no journal, no syncs.
     for (name, value) in [("journal_mode", "OFF"), ("synchronous", "OFF"), ("locking_mode", "EXCLUSIVE")] {
         to.pragma_update_and_check(None, name, value, |_| Ok(())).or_else(ignore_silence).map_err(engine)?;
     }
@@ -65,6 +62,15 @@ fn ignore_silence(e: rusqlite::Error) -> std::result::Result<(), rusqlite::Error
     }
 }
 
+/// The path as SQLite wants it before options; `None` if it is not UTF-8.
+pub(super) fn as_uri(path: &Path) -> Option<String> {
+    let escaped = path.to_str()?.chars().map(|c| match c {
+        '%' | '?' | '#' => format!("%{:02x}", c as u32),
+        c => c.to_string(),
+    });
+    Some(format!("file:{}", escaped.collect::<String>()))
+}
+
 /// Whether a file that nobody has open is a whole database of this program: its name, its version, every page and
 /// index. Answers the version. Opens it in place and changes nothing, not even a file beside it. Blocking.
 ///
@@ -72,16 +78,9 @@ fn ignore_silence(e: rusqlite::Error) -> std::result::Result<(), rusqlite::Error
 /// `Refused`, `Newer`, `Damaged`.
 pub fn check_file(path: &Path) -> Result<u32> {
     super::check_header(path)?;
-    let text = path.to_str().ok_or(StoreError::Refused { what: "its name is not UTF-8" })?;
-    let escaped: String = text
-        .chars()
-        .map(|c| match c {
-            '%' | '?' | '#' => format!("%{:02x}", c as u32),
-            c => c.to_string(),
-        })
-        .collect();
+    let name = as_uri(path).ok_or(StoreError::Refused { what: "its name is not UTF-8" })?;
     let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY | rusqlite::OpenFlags::SQLITE_OPEN_URI;
-    let conn = Connection::open_with_flags(format!("file:{escaped}?immutable=1"), flags).map_err(engine)?;
+    let conn = Connection::open_with_flags(format!("{name}?immutable=1"), flags).map_err(engine)?;
     conn.pragma_update(None, "cell_size_check", true).map_err(engine)?;
     let version: u32 = conn.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(engine)?;
     let whole: String = conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)).map_err(engine)?;

@@ -38,6 +38,8 @@ pub fn fault(e: &rusqlite::Error) -> Fault {
             _ => Fault::Other,
         },
         ffi::SQLITE_FULL => Fault::Full,
+        // The file that processes share did not grow: there was no space for it, and nothing was written.
+        ffi::SQLITE_IOERR if f.extended_code == ffi::SQLITE_IOERR_SHMSIZE => Fault::Full,
         ffi::SQLITE_IOERR | ffi::SQLITE_CANTOPEN | ffi::SQLITE_READONLY => Fault::Io,
         ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB => Fault::Corrupt,
         _ => Fault::Other,

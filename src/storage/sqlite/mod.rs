@@ -5,6 +5,7 @@ mod cache;
 mod copy;
 mod decode;
 mod error;
+mod people;
 mod read;
 mod readers;
 mod schema;
@@ -29,6 +30,7 @@ use tokio::sync::oneshot;
 mod tests;
 
 pub use self::copy::check_file;
+pub use self::people::{Person, people};
 pub use self::schema::VERSION as SCHEMA_VERSION;
 
 use self::cache::Cache;
@@ -554,11 +556,18 @@ fn connect(options: &Options, reader: bool) -> Result<Connection> {
 pub fn vault_of(path: &Path) -> Result<VaultId> {
     let foreign = StoreError::Refused { what: "it is no database of a vault" };
     let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let conn = rusqlite::Connection::open_with_flags(path, flags).map_err(|_| foreign.clone())?;
+    let refused = |e| match error::fault(&e) {
+        error::Fault::Full | error::Fault::Io => error::engine(e),
+        _ => foreign.clone(),
+    };
+    let conn = rusqlite::Connection::open_with_flags(path, flags).map_err(refused)?;
     let sql = "SELECT value FROM meta WHERE key = ?1";
-    let id: Vec<u8> = conn.query_row(sql, [schema::VAULT], |row| row.get(0)).map_err(|_| foreign.clone())?;
+    let id: Vec<u8> = conn.query_row(sql, [schema::VAULT], |row| row.get(0)).map_err(refused)?;
     id.try_into().map(VaultId).map_err(|_| foreign)
 }
+
+/// What is said of a database that another process has open.
+pub const IN_USE: &str = "another process has it open";
 
 /// Keeps other processes from opening a database, until it is dropped; blocking.
 ///
@@ -570,9 +579,7 @@ pub fn lock(path: &Path) -> Result<File> {
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(name).map_err(io)?;
     match exclusive(&file) {
         Ok(()) => Ok(file),
-        Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
-            Err(StoreError::Refused { what: "another process has it open" })
-        }
+        Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => Err(StoreError::Refused { what: IN_USE }),
         Err(e) => Err(io(e)),
     }
 }
