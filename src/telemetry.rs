@@ -74,8 +74,10 @@ pub const REQUESTS_OVERDUE: &str = "pii_vault_requests_overdue";
 pub const BACKUPS_ENDED: &str = "pii_vault_backups_ended_total";
 /// Gauge, seconds: age of the newest data archive.
 pub const BACKUP_AGE: &str = "pii_vault_backup_age_seconds";
-/// Gauge: seconds since a restore was last tried (`pii-vault drill`); absent: never here.
+/// Gauge: seconds since a restore was last tried (`pii-vault drill`) and brought everyone back; absent: never here.
 pub const DRILL_AGE: &str = "pii_vault_drill_age_seconds";
+/// Gauge: 1 where there is a recovery key; 0 where losing the keeper or the root key loses every subject.
+pub const RECOVERY_KEY: &str = "pii_vault_recovery_key";
 /// Gauge: replicas of the keeper that cannot be written; erasures wait while it is not 0.
 pub const KEEPER_AWAY: &str = "pii_vault_keeper_replicas_away";
 /// Gauge by `kind`, days: until the first key of that kind is at the end of its period; below 0: overdue. Absent: no period.
@@ -102,7 +104,8 @@ pub const DESCRIBED: &[(&str, &str)] = &[
     (REQUESTS_OVERDUE, "Requests of people and authorities that wait longer than the policy says"),
     (BACKUPS_ENDED, "Backups that ended, by outcome"),
     (BACKUP_AGE, "Age of the newest data archive in seconds"),
-    (DRILL_AGE, "Seconds since a restore was last tried"),
+    (DRILL_AGE, "Seconds since a drill last brought everyone back"),
+    (RECOVERY_KEY, "1 where there is a recovery key, 0 where there is none"),
     (KEEPER_AWAY, "Replicas of the keeper that cannot be written; erasures wait while it is not 0"),
     (KEY_DAYS_LEFT, "Days until the first key of a kind is at the end of its period"),
     (ROTATION_LEFT, "What running rotations still have to move, by kind"),

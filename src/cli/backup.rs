@@ -154,7 +154,7 @@ async fn rehearse(
     }
     let request = RestoreRequest { from, identities, keys, public_keys, ..RestoreRequest::default() };
     let scratch = std::env::temp_dir().join(format!("pii-vault-verify-{}", ObjectId::random()));
-    let report = drill(request, &scratch, Arc::new(SystemClock::new())).await.map_err(unexpected)?;
+    let report = drill(request, &scratch, None, Arc::new(SystemClock::new())).await.map_err(unexpected)?;
     match report.holds {
         true => Ok(report),
         false => Err(CliError::CheckFailed("not everyone of this archive opens with the recovery key".into())),

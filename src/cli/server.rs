@@ -223,7 +223,8 @@ pub async fn healthcheck(out: Output, args: Healthcheck) -> Result<(), CliError>
     let probed = crate::grpc::ops::probe(config.ops.address, "/readyz", Duration::from_secs(3));
     let (status, body) = probed.map_err(CliError::io(config.ops.address.to_string()))?;
     match status {
-        200 => out.line("ready"),
+        // Behind the first line stands what is to be known although it serves.
+        200 => out.line(body.trim().replacen("ok", "ready", 1).as_str()),
         _ => Err(CliError::CheckFailed(format!("not ready: {}", body.trim()))),
     }
 }

@@ -4,6 +4,7 @@ pub mod aad;
 pub mod aead;
 pub mod blind_index;
 pub mod common_password;
+pub mod document;
 pub mod foreign_hash;
 pub mod kdf;
 pub mod keys;

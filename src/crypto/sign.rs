@@ -17,6 +17,8 @@ pub enum Domain {
     Report,
     KeyChain,
     Rotation,
+    Drill,
+    Evidence,
 }
 
 impl Domain {
@@ -30,6 +32,8 @@ impl Domain {
             Domain::Report => b"pii-vault report v1\0",
             Domain::KeyChain => b"pii-vault key chain v1\0",
             Domain::Rotation => b"pii-vault rotation v1\0",
+            Domain::Drill => b"pii-vault drill v1\0",
+            Domain::Evidence => b"pii-vault evidence v1\0",
         }
     }
 }

@@ -152,6 +152,8 @@ fn frozen_signatures() {
         Domain::Archive,
         Domain::Report,
         Domain::KeyChain,
+        Domain::Drill,
+        Domain::Evidence,
     ] {
         let wanted = fixed::<64>(&v["signatures"][format!("{domain:?}")]);
         assert_eq!(signing.sign(domain, &hex(&v["message"])), wanted, "{domain:?}");

@@ -26,6 +26,10 @@ const MAX_AGE: Duration = Duration::from_secs(60);
 /// Says what keeps the server from serving: words of the program (`store`, `keeper`, `audit`), empty when ready.
 pub trait Readiness: Send + Sync + 'static {
     fn not_ready(&self) -> Vec<&'static str>;
+    /// What an operator must know although calls are served; a line.
+    fn warning(&self) -> Option<&'static str> {
+        None
+    }
 }
 
 impl<F: Fn() -> Vec<&'static str> + Send + Sync + 'static> Readiness for F {
@@ -107,7 +111,10 @@ fn answer<B>(
     let (code, text) = match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/livez") => (StatusCode::OK, "ok\n".to_string()),
         (&Method::GET | &Method::HEAD, "/readyz") => match readiness.not_ready() {
-            missing if missing.is_empty() => (StatusCode::OK, "ok\n".to_string()),
+            missing if missing.is_empty() => {
+                let warning = readiness.warning().map_or(String::new(), |text| format!("warning: {text}\n"));
+                (StatusCode::OK, format!("ok\n{warning}"))
+            }
             missing => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", missing.join(", "))),
         },
         (&Method::GET | &Method::HEAD, "/metrics") => match metrics {

@@ -12,7 +12,7 @@ use crate::clock::{Clock, DAY_MS, Timestamp};
 use crate::ids::*;
 use crate::recovery::catalogue::{self, Archive};
 use crate::recovery::data_archive::{self, BackupError, Pace, Sources, blocking};
-use crate::telemetry::{BACKUP_AGE, BACKUPS_ENDED, DRILL_AGE};
+use crate::telemetry::{BACKUP_AGE, BACKUPS_ENDED, DRILL_AGE, RECOVERY_KEY};
 use crate::vault::operation::{Operation, OperationStatus};
 use crate::vault::report::ArchivesSeen;
 use crate::vault::request::Request;
@@ -222,11 +222,12 @@ impl Backups {
 
     /// Sets the metric of the newest archive's age, and answers when that was made.
     async fn tell_age(&self) -> Option<Timestamp> {
+        metrics::gauge!(RECOVERY_KEY).set(if self.vault.has_recovery() { 1.0 } else { 0.0 });
         let (dir, now) = (self.options.dir.clone(), self.clock.now());
         let drills = dir.join(catalogue::DRILLS);
         let newest = blocking(move || {
-            if let Some(at) = catalogue::newest_drill(&drills) {
-                metrics::gauge!(DRILL_AGE).set((now.0 - at.0).max(0) as f64 / 1_000.0);
+            if let Some(drill) = catalogue::drills(&drills).into_iter().find(|drill| drill.held) {
+                metrics::gauge!(DRILL_AGE).set((now.0 - drill.at.0).max(0) as f64 / 1_000.0);
             }
             catalogue::newest(&dir)
         })

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::clock::Timestamp;
+use crate::crypto::document;
 use crate::recovery::data_archive::{BackupError, at, sync_dir};
 use crate::recovery::layout::STAMP;
 use crate::recovery::manifest::{ManifestError, SignedManifest};
@@ -16,13 +17,34 @@ const PARTIAL: (&str, &str) = (".", ".partial");
 /// Folder of the reports of drills, beside the archives.
 pub const DRILLS: &str = "drills";
 
-/// When the newest drill report was made, by the reports' names (`<time>.json`, as archives are named). Blocking.
-pub fn newest_drill(dir: &Path) -> Option<Timestamp> {
-    let names = names(dir).ok()?.into_iter();
-    let newest =
-        names.filter_map(|name| Some(name.strip_suffix(".json")?.to_owned())).filter(|name| is_name(name)).max()?;
-    let at = jiff::civil::DateTime::strptime(STAMP.trim_end_matches('Z'), newest.trim_end_matches('Z')).ok()?;
-    Some(Timestamp(at.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().as_millisecond()))
+/// Form of a report of a drill.
+pub const DRILL_FORMAT: &str = "pii-vault drill report v1";
+
+/// A kept report of a drill, by its name and what it says; its signature is not looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drill {
+    pub at: Timestamp,
+    pub path: PathBuf,
+    /// Everyone came back, and nobody erased.
+    pub held: bool,
+    pub signed: bool,
+}
+
+/// Reports of drills, the newest first (`<time>.json`, named as archives are). What is no report is left out. Blocking.
+pub fn drills(dir: &Path) -> Vec<Drill> {
+    let mut all: Vec<String> = names(dir).unwrap_or_default();
+    all.retain(|name| name.strip_suffix(".json").is_some_and(is_name));
+    all.sort_by(|a, b| b.cmp(a));
+    let read = |name: String| {
+        let stamp = name.trim_end_matches(".json").trim_end_matches('Z').to_owned();
+        let at = jiff::civil::DateTime::strptime(STAMP.trim_end_matches('Z'), stamp).ok()?;
+        let at = Timestamp(at.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().as_millisecond());
+        let path = dir.join(name);
+        let json = std::fs::read(&path).ok()?;
+        let (body, signed) = document::read(DRILL_FORMAT, &json).ok()?;
+        Some(Drill { at, path, held: body["holds"] == true, signed })
+    };
+    all.into_iter().filter_map(read).collect()
 }
 
 /// The name of an archive that was begun at `at`.

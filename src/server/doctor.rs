@@ -8,12 +8,15 @@ use crate::causes::causes;
 use crate::clock::{Clock, DAY_MS, Timestamp};
 use crate::config::{Config, Profile, RootKekSource};
 use crate::keyring::TenantKeyState;
-use crate::keyring::keeper::{Finding as PlaceFinding, inspect};
+use crate::keyring::keeper::{Finding as PlaceFinding, KeeperError, inspect};
 use crate::recovery::catalogue;
 use crate::server::hardening::{Swapping, forbid_dumps, lock_memory};
 use crate::server::node::{Node, NodeError};
 use crate::server::promises::Adversary;
+use crate::storage::StoreError;
 use crate::storage::readlog::ReadLogError;
+use crate::storage::sqlite::IN_USE;
+use crate::vault::VaultError;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +66,8 @@ impl Finding {
 /// What the finding about an opened vault is about, and the one about a vault that could not be opened.
 pub const OPENS: &str = "vault";
 pub const NOT_OPEN: &str = "start";
+/// What the finding about a vault that a server has open is about.
+pub const SERVED: &str = "server";
 
 /// Without a new archive for so long the nightly job does not do its work.
 const ARCHIVE_DAYS: i64 = 2;
@@ -234,6 +239,10 @@ async fn open(config: &Config, answers: Answers, clock: Arc<dyn Clock>) -> Resul
             let costs = &[Adversary::Administrator, Adversary::Faults];
             return Ok(vec![Finding::new(Verdict::Bad, "audit", causes(&error), todo).costing(costs)]);
         }
+        Err(NodeError::Store(StoreError::Refused { what: IN_USE }) | NodeError::Keeper(KeeperError::InUse)) => {
+            let because = "a server has it open: `pii-vault keeper verify` asks that one, and a look at its keys here wants it stopped";
+            return Ok(vec![Finding::new(Verdict::Good, SERVED, because, "")]);
+        }
         Err(error) => return Ok(vec![Finding::new(Verdict::Bad, NOT_OPEN, causes(&error), "")]),
     };
     let found = tenants(&node, answers).await;
@@ -251,10 +260,7 @@ async fn tenants(node: &Node, answers: Answers) -> Result<Vec<Finding>, String> 
         let todo = "set it, or confirm it with --confirm-clock";
         found.push(Finding::new(Verdict::Bad, "clock", "it jumped since the vault last saw it", todo));
     }
-    if !node.vault.has_recovery() {
-        let because = "there is no recovery key: whoever loses keeper or root key loses everyone";
-        found.push(Finding::new(Verdict::Doubtful, "recovery", because, "run `pii-vault recovery add`"));
-    }
+    found.extend(recovery(node).await.map_err(|error| error.to_string())?);
     let states = node.keyring.states();
     for (tenant, state) in &states {
         if *state != TenantKeyState::Ready && *state != TenantKeyState::TenantErased {
@@ -270,6 +276,34 @@ async fn tenants(node: &Node, answers: Answers) -> Result<Vec<Finding>, String> 
         found.push(Finding::new(Verdict::Doubtful, &format!("tenant {orphan}"), because, ""));
     }
     found.push(Finding::new(Verdict::Good, OPENS, format!("opens; {} tenants", states.len().saturating_sub(1)), ""));
+    Ok(found)
+}
+
+/// Whether there is a recovery key, how old it is, and whether the key archives are such as a restore takes.
+async fn recovery(node: &Node) -> Result<Vec<Finding>, VaultError> {
+    let status = node.vault.recovery_status().await?;
+    let doubt = |because: &str, todo| vec![Finding::new(Verdict::Doubtful, "recovery", because, todo)];
+    if !status.active() {
+        let because = "there is no recovery key: whoever loses keeper or root key loses everyone";
+        return Ok(doubt(because, "run `pii-vault recovery add`"));
+    }
+    let mut found = match status.epoch_due {
+        true => doubt("the recovery key is older than a year", "run `pii-vault recovery rotate`"),
+        false => Vec::new(),
+    };
+    for (tenant, file) in status.files {
+        let because = match file {
+            None => "it has no key archive: whoever loses keeper or root key loses its people",
+            Some(file) if file.latest_expiry <= node.vault.now() => {
+                "its key archive is past its horizon: a restore refuses it"
+            }
+            Some(_) => continue,
+        };
+        if node.keyring.state(tenant) == TenantKeyState::Ready {
+            let todo = "the server writes it anew within a minute of its start; its log says why it could not";
+            found.push(Finding::new(Verdict::Bad, &format!("tenant {tenant}"), because, todo));
+        }
+    }
     Ok(found)
 }
 
@@ -391,14 +425,22 @@ fn archives(backups: &Path, now: Timestamp, horizon_days: i64) -> Vec<Finding> {
 
 fn drills(dir: &Path, now: Timestamp) -> Vec<Finding> {
     const TODO: &str = "run `pii-vault drill`: it restores the newest archives into a folder of its own";
-    let newest = catalogue::newest_drill(dir);
-    vec![match newest {
-        None => Finding::new(Verdict::Doubtful, "drill", "no restore was ever tried", TODO),
-        Some(at) if now.0 - at.0 > DRILL_DAYS * DAY_MS => {
-            Finding::new(Verdict::Doubtful, "drill", format!("the last restore was tried at {}", at.rfc3339()), TODO)
+    let about = |verdict, because: String, todo| vec![Finding::new(verdict, "drill", because, todo)];
+    match catalogue::drills(dir).into_iter().next() {
+        None => about(Verdict::Doubtful, "no restore was ever tried".into(), TODO),
+        Some(last) if !last.held => {
+            let because = format!("{} says that not everyone came back", last.path.display());
+            about(Verdict::Bad, because, "read it, make a new backup with `pii-vault backup all`, and try again")
         }
-        Some(at) => Finding::new(Verdict::Good, "drill", format!("a restore was tried at {}", at.rfc3339()), ""),
-    }]
+        Some(last) if now.0 - last.at.0 > DRILL_DAYS * DAY_MS => {
+            let because = format!("overdue: the last restore was tried at {}", last.at.rfc3339());
+            about(Verdict::Doubtful, because, TODO)
+        }
+        Some(last) => {
+            let signed = if last.signed { "" } else { ", and nobody signed the report" };
+            about(Verdict::Good, format!("a restore was tried at {}{signed}", last.at.rfc3339()), "")
+        }
+    }
 }
 
 #[cfg(test)]
@@ -456,5 +498,28 @@ mod tests {
         let found = archives(dir.path(), Timestamp(0), 30);
         assert!(found.iter().any(|f| f.verdict == Verdict::Bad && f.text().contains("20261121T023000Z")), "{found:?}");
         assert!(found.iter().chain(&drills(dir.path(), Timestamp(0))).all(|f| !f.todo.is_empty()));
+    }
+    #[test]
+    fn a_drill_is_overdue_after_90_days_and_bad_if_somebody_was_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = Timestamp(1_795_228_200_000); // 20261121T023000Z
+        let keep = |holds: bool| {
+            let body = serde_json::json!({ "holds": holds });
+            let json = crate::crypto::document::write(
+                crate::crypto::sign::Domain::Drill,
+                catalogue::DRILL_FORMAT,
+                &body,
+                None,
+            );
+            write(dir.path().join("20261121T023000Z.json"), std::str::from_utf8(&json).unwrap());
+        };
+        let found = |days| drills(dir.path(), made.plus_days(days)).remove(0);
+        keep(true);
+        assert_eq!((found(90).verdict, found(91).verdict), (Verdict::Good, Verdict::Doubtful));
+        assert!(found(91).text().contains("overdue"), "{:?}", found(91));
+        keep(false);
+        assert_eq!(found(1).verdict, Verdict::Bad);
+        write(dir.path().join("20261121T023000Z.json"), "no report");
+        assert!(found(1).text().contains("ever"), "{:?}", found(1));
     }
 }

@@ -1,7 +1,7 @@
 //! The promises of the threat model, and which of them this vault keeps on this machine as it is set up now.
 
 use crate::config::{Config, TlsVersion};
-use crate::server::doctor::{Finding, NOT_OPEN};
+use crate::server::doctor::{Finding, NOT_OPEN, SERVED};
 
 /// Whom `docs/THREAT_MODEL.md` names, A1 to A10.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,7 +118,7 @@ pub struct Promise {
 
 /// What the findings mean for each promise.
 pub fn promises(config: &Config, findings: &[Finding]) -> Vec<Promise> {
-    let shut = findings.iter().find(|finding| finding.about == NOT_OPEN);
+    let shut = findings.iter().find(|finding| [NOT_OPEN, SERVED].contains(&finding.about.as_str()));
     Adversary::ALL
         .map(|adversary| {
             let against: Vec<&Finding> = findings.iter().filter(|f| f.costs.contains(&adversary)).collect();

@@ -10,11 +10,14 @@ use tokio::sync::watch;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::grpc::listen::Security;
+use crate::grpc::ops::Readiness;
 use crate::grpc::pb;
 use crate::grpc::tls::{TlsError, TlsState};
 use crate::jobs::Jobs;
 use crate::server::network::{Network, NetworkError, Ops, serve_network};
 use crate::server::node::{Node, NodeError};
+use crate::storage::Store;
+use crate::storage::readlog::ReadLog;
 
 /// Why a server does not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -97,20 +100,15 @@ pub async fn serve_node(
         descriptor_sets: vec![pb::DESCRIPTOR_SET],
         reflection: config.development.reflection,
         ops: ports.ops.map(|listener| Ops { listener, allow_non_loopback: config.ops.allow_non_loopback, metrics }),
-        readiness: {
-            let (store, log) = (node.store.clone(), node.read_log.clone());
-            Arc::new(move || {
-                let mut missing = Vec::new();
-                if store.health().is_err() {
-                    missing.push("store");
-                }
-                if !log.is_writable() {
-                    missing.push("read audit");
-                }
-                missing
-            })
-        },
+        readiness: Arc::new(Health {
+            store: node.store.clone(),
+            log: node.read_log.clone(),
+            recovery: node.vault.has_recovery(),
+        }),
     };
+    if !node.vault.has_recovery() {
+        tracing::warn!("{NO_RECOVERY}");
+    }
     tracing::info!(tenants = node.vault.live_tenants().len(), "serving");
     let (stop, stopped) = watch::channel(false);
     let jobs = Jobs::start(node.vault.clone(), node.backups.clone(), config.jobs_options(), stopped);
@@ -123,4 +121,30 @@ pub async fn serve_node(
         tracing::warn!(%error, "the anchor was not written at the end");
     }
     Ok(served?)
+}
+
+const NO_RECOVERY: &str = "no recovery key: losing the keeper or the root key loses every subject";
+
+/// What the operations port says.
+struct Health {
+    store: Arc<dyn Store>,
+    log: Arc<ReadLog>,
+    recovery: bool,
+}
+
+impl Readiness for Health {
+    fn not_ready(&self) -> Vec<&'static str> {
+        let mut missing = Vec::new();
+        if self.store.health().is_err() {
+            missing.push("store");
+        }
+        if !self.log.is_writable() {
+            missing.push("read audit");
+        }
+        missing
+    }
+
+    fn warning(&self) -> Option<&'static str> {
+        (!self.recovery).then_some(NO_RECOVERY)
+    }
 }

@@ -322,14 +322,35 @@ async fn every_page_of_the_recovery_manual_works_as_it_is_written() {
         }
         let drills = place.config.backups_dir().join("drills");
         if section == "Try it before you need it" {
-            let report = std::fs::read_dir(&drills).unwrap().next().unwrap().unwrap().path();
-            let report: Json = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
-            let tried = &report["tried"]["tenants"][0];
+            let path = std::fs::read_dir(&drills).unwrap().next().unwrap().unwrap().path();
+            let report: Json = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+            let (tried, live) = (&report["body"]["tried"]["tenants"][0], &report["body"]["live"][0]);
             assert_eq!((tried["living"].as_u64(), tried["living_opened"].as_u64()), (Some(11), Some(11)), "{report}");
+            // Twelve live now: of the eleven of that night one was erased since, and two came.
+            let count = |what: &str| live[what].as_u64().unwrap();
+            let counts = ["live", "restored", "came_since", "gone_since", "missing"].map(count);
+            assert_eq!(counts, [12, 11, 2, 1, 0], "{report}");
+            the_report_is_signed(&place, &path);
         }
         let (server, _) = place.serve().await;
         check(&server.channel, &key, people, |n| n > 1).await;
     }
+}
+
+/// By the vault's key, and checked without the vault.
+fn the_report_is_signed(place: &Place, report: &Path) {
+    let key = std::fs::read_to_string(place.path("recovery.key")).unwrap();
+    let key = key.lines().find_map(|line| line.strip_prefix("# public signing key:")).unwrap().trim().to_owned();
+    let verify =
+        |file: &Path, key: &str| place.alone(&["drill", "verify", file.to_str().unwrap(), "--public-key", key]);
+    let (ended, told) = verify(report, &key);
+    assert!(ended == Some(0) && told.contains("11 of 11 opened"), "{told}");
+    assert_eq!(verify(report, &"07".repeat(32)).0, Some(7), "another key did not sign it");
+    let forged = place.dir.path().join("forged.json");
+    let text = std::fs::read_to_string(report).unwrap();
+    std::fs::write(&forged, text.replace("\"missing\":0", "\"missing\":1")).unwrap();
+    let (ended, told) = verify(&forged, &key);
+    assert!(ended == Some(7) && told.contains("signature"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -100,7 +100,7 @@ def crypto():
     signer = Ed25519PrivateKey.from_private_bytes(key(7))
     public = signer.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
     domains = {"Receipt": "receipt", "Checkpoint": "audit checkpoint", "Ledger": "ledger", "Anchor": "anchor",
-               "Archive": "archive", "Report": "report", "KeyChain": "key chain"}
+               "Archive": "archive", "Report": "report", "KeyChain": "key chain", "Drill": "drill", "Evidence": "evidence"}
     index_key = hkdf(secret, L["IndexField"], struct.pack(">H", 12))
     return {
         "vault": VAULT.hex(), "tenant": 4242,

@@ -6,6 +6,7 @@ mod inspect;
 pub mod medium;
 mod opening;
 mod own;
+mod peek;
 mod replica;
 mod replicas;
 #[cfg(any(test, feature = "testing"))]
@@ -29,6 +30,7 @@ use crate::keyring::ledger::{LedgerEntry, LedgerError, LedgerHead, LedgerReader}
 pub use file::FileKeeper;
 pub use inspect::{Finding, inspect};
 pub use own::{Anchor, Link, link_of, open_signing, seal_signing};
+pub use peek::peek_signing;
 
 /// Bytes of a wrapped root: nonce 12, key 32, tag 16.
 pub const WRAPPED: usize = 60;
