@@ -117,3 +117,20 @@ fn the_page_of_tests_is_true() {
     assert!(tests.len() > 20);
     assert_eq!(tests, rows, "left: numbers of tests; right: rows of docs/TESTS.md");
 }
+
+#[test]
+fn every_test_that_the_page_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut sources = Vec::new();
+    files(&root.join("src"), &mut sources);
+    files(&root.join("tests"), &mut sources);
+    let all: String = sources.iter().map(|source| std::fs::read_to_string(source).unwrap()).collect();
+    let page = std::fs::read_to_string(root.join("docs/TESTS.md")).unwrap();
+    let named = page.split('`').skip(1).step_by(2);
+    let named =
+        named.filter(|name| name.len() > 10 && !name.contains(|c: char| !(c.is_ascii_alphanumeric() || c == '_')));
+    let named: Vec<&str> = named.filter(|name| name.starts_with("row_") || name.starts_with('t')).collect();
+    assert!(named.len() > 15, "{named:?}");
+    let missing: Vec<&&str> = named.iter().filter(|name| !all.contains(&format!("fn {name}("))).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use crate::cli::error::CliError;
 use crate::cli::output::Output;
 use crate::cli::server::{ConfigArgs, unexpected};
+use crate::cli::text::printable;
 use crate::clock::{Clock, SystemClock};
 use crate::crypto::recovery::RecoveryIdentity;
 use crate::recovery::restore::{Report, RestoreError};
@@ -178,6 +179,12 @@ fn tell(out: Output, report: &Report) -> Result<(), CliError> {
         again.schedules_cancelled,
         again.refusals
     ))?;
+    for role in &again.roles {
+        out.line(&format!(
+            "role      {role} allows nothing: it was narrowed since, define it again",
+            role = printable(role)
+        ))?;
+    }
     out.line(&format!("public    {}", report.public_key))?;
     out.line("")?;
     out.line("Restored. Add the public key above to those that you publish and to the file of the recovery key.")?;

@@ -39,7 +39,7 @@ use crate::storage::readlog::{ReadLog, ReadLogError, ReadLogOptions};
 use crate::storage::sqlite::{Options as SqliteOptions, SqliteStore, vault_of};
 use crate::storage::*;
 use crate::vault::expiry::is_over;
-use crate::vault::restoring::DecidedAgain;
+use crate::vault::restoring::{DecidedAgain, noted_until};
 use crate::vault::tenant::TenantSettings;
 use crate::vault::{Vault, VaultError, VaultOptions};
 
@@ -151,6 +151,8 @@ pub enum RestoreError {
         #[source]
         source: io::Error,
     },
+    #[error("{path}: the disk is full; the live vault is as it was")]
+    Full { path: PathBuf },
     #[error("the keys of {lost} classes of living subjects are missing; see --dry-run, and --accept-lost to go on")]
     Lost { lost: u64 },
     #[error("stopped at {0}")]
@@ -228,7 +230,23 @@ pub async fn stage(wanted: &Wanted, target: &mut Target) -> Result<Report, Resto
     if wanted.dry_run || !matches!(report, Ok(_) | Err(RestoreError::Stopped(_))) {
         target.places.clear().map_err(io_at(&staging))?;
     }
-    report
+    report.map_err(|error| if error.full() { RestoreError::Full { path: staging } } else { error })
+}
+
+impl RestoreError {
+    /// A disk that is written to is full.
+    fn full(&self) -> bool {
+        match self {
+            RestoreError::Store(error)
+            | RestoreError::Rebuild(RebuildError::Store(error) | RebuildError::Keyring(KeyringError::Store(error)))
+            | RestoreError::Keyring(KeyringError::Store(error))
+            | RestoreError::Vault(VaultError::Store(error) | VaultError::Keyring(KeyringError::Store(error))) => {
+                matches!(error, StoreError::DiskFull)
+            }
+            RestoreError::Keeper(error) => *error == KeeperError::DiskFull,
+            _ => false,
+        }
+    }
 }
 
 /// The last step, and the only one that changes what is live. Nothing may have the live vault open.
@@ -608,6 +626,7 @@ async fn finish(
 ) -> Result<(), RestoreError> {
     let clock = target.clock.clone();
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(SqliteOptions::new(staging.join(layout::DATABASE), vault))?);
+    let until = noted_until(&*store).await?;
     let keeper: Arc<dyn Keeper> = Arc::new(FileKeeper::open(&target.places.staged_keepers())?);
     let archive = KeyArchive::new(staging.join(layout::KEYS), vault, None, target.horizon_days, clock.clone());
     archive.put_setting(setting).map_err(KeyringError::from)?;
@@ -618,7 +637,7 @@ async fn finish(
     let log = Arc::new(log);
     let opened = Vault::open(store.clone(), ring.clone(), log.clone(), clock.clone(), target.vault_options.clone());
     let opened = opened.await?;
-    let mut again = opened.decide_again(&decisions.other).await?;
+    let mut again = opened.decide_again(&decisions.other, &until).await?;
     for tenant in opened.live_tenants() {
         if tenant.no != TenantNo::VAULT {
             again.retagged += opened.tag_again(tenant.no).await?;

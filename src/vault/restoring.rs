@@ -1,6 +1,8 @@
 //! The vault's part of a restore: decisions of the ledger that the restored database does not have, and index tags under
 //! the new secret. Runs on a vault that nobody else uses, before it takes the place of the live one.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
@@ -40,6 +42,9 @@ pub struct DecidedAgain {
     pub keys_revoked: u64,
     /// What a role was narrowed to is not in the ledger: it allows nothing until it is defined again.
     pub roles_emptied: u64,
+    /// Those roles, as `tenant: role`.
+    #[serde(default)]
+    pub roles: Vec<String>,
     pub schedules_placed: u64,
     /// What people said no to: consents withdrawn, objections, restrictions.
     #[serde(default)]
@@ -54,8 +59,13 @@ pub struct DecidedAgain {
 }
 
 impl Vault {
-    /// Applies decisions that the database may not have.
-    pub async fn decide_again(&self, entries: &[LedgerEntry]) -> Result<DecidedAgain, VaultError> {
+    /// Applies decisions that the database may not have. `until` says when the last change of each tenant was noted in the
+    /// database as it was found: what is decided again here is noted too, and says nothing of that.
+    pub async fn decide_again(
+        &self,
+        entries: &[LedgerEntry],
+        until: &BTreeMap<TenantNo, Timestamp>,
+    ) -> Result<DecidedAgain, VaultError> {
         let mut done = DecidedAgain::default();
         for (at, entry) in entries.iter().enumerate() {
             let later = &entries[at + 1..];
@@ -63,12 +73,17 @@ impl Vault {
                 LedgerKind::HoldPlaced => done.holds_placed += self.place_again(entry, entries).await?,
                 LedgerKind::HoldReleased => done.holds_released += self.release_again(entry).await?,
                 LedgerKind::CredentialRevoked => done.keys_revoked += self.revoke_again(entry).await?,
-                LedgerKind::RoleNarrowed => done.roles_emptied += self.narrow_again(entry).await?,
+                LedgerKind::RoleNarrowed if !surely_has(until, entry) => {
+                    done.roles.extend(self.narrow_again(entry).await?);
+                    done.roles_emptied = done.roles.len() as u64;
+                }
                 LedgerKind::Cancelled => done.schedules_cancelled += self.cancel_again(entry).await?,
                 LedgerKind::Scheduled if !ended(entry, later) => {
                     done.schedules_placed += self.schedule_again(entry, entries).await?;
                 }
-                LedgerKind::ConsentWithdrawn | LedgerKind::Objected | LedgerKind::Restricted => {
+                LedgerKind::ConsentWithdrawn | LedgerKind::Objected | LedgerKind::Restricted
+                    if !surely_has(until, entry) =>
+                {
                     done.refusals += self.refuse_again(entry).await?;
                 }
                 LedgerKind::Accepted => done.frozen += self.freeze_again(entry).await?,
@@ -164,32 +179,24 @@ impl Vault {
 
     /// A no of a person that the database does not have, or has not after a later yes that is not in the ledger: no counts.
     async fn refuse_again(&self, entry: &LedgerEntry) -> Result<u64, VaultError> {
-        if self.surely_has(entry).await? {
-            return Ok(0);
-        }
         let call = self.job_call(self.tenant(entry.tenant)?);
         Ok(u64::from(self.decide_right_again(&call, entry).await?))
     }
 
-    async fn narrow_again(&self, entry: &LedgerEntry) -> Result<u64, VaultError> {
-        if self.surely_has(entry).await? {
-            return Ok(0);
-        }
+    /// Answers the role that allows nothing from now on; `None` where it is gone, empty, or surely as narrow already.
+    async fn narrow_again(&self, entry: &LedgerEntry) -> Result<Option<String>, VaultError> {
         let (tenant, kind, key) = (entry.tenant, ObjectKind::Role, entry.number.to_be_bytes().to_vec());
-        let Some(row) = self.store.object(tenant, kind, key.clone()).await? else { return Ok(0) };
+        let Some(row) = self.store.object(tenant, kind, key.clone()).await? else { return Ok(None) };
         let mut body: serde_json::Value = serde_json::from_slice(&row.body).map_err(|_| VaultError::DataLoss)?;
-        body["grants"] = serde_json::Value::Array(Vec::new());
+        let grants = std::mem::replace(&mut body["grants"], serde_json::Value::Array(Vec::new()));
+        if grants.as_array().is_some_and(Vec::is_empty) {
+            return Ok(None);
+        }
         let mut change = ChangeSet::default();
         self.put_again(tenant, kind, key, to_json(&body), &mut change).await?;
         self.store.commit(change).await?;
-        Ok(1)
-    }
-
-    /// The database's last audit entry of the tenant is clearly later.
-    async fn surely_has(&self, entry: &LedgerEntry) -> Result<bool, VaultError> {
-        let Some(head) = self.store.audit_head(entry.tenant).await? else { return Ok(false) };
-        let last = self.store.audit_groups(entry.tenant, head.seq.saturating_sub(1), 1).await?;
-        Ok(last.last().is_some_and(|group| group.at > entry.at.plus_ms(SURELY_MS)))
+        let name = body["name"].as_str().unwrap_or_default();
+        Ok(Some(format!("{}: {name}", self.tenant(tenant)?.name)))
     }
 
     async fn cancel_again(&self, entry: &LedgerEntry) -> Result<u64, VaultError> {
@@ -335,6 +342,23 @@ impl Vault {
     pub(crate) async fn schedules_wait(&self) -> Result<bool, VaultError> {
         Ok(self.restored().await?.is_some_and(|restored| restored.schedules_wait))
     }
+}
+
+/// When the last change of each tenant was noted.
+pub async fn noted_until(store: &dyn Store) -> Result<BTreeMap<TenantNo, Timestamp>, StoreError> {
+    let mut all = BTreeMap::new();
+    for tenant in store.tenants().await? {
+        let Some(head) = store.audit_head(tenant.no).await? else { continue };
+        let last = store.audit_groups(tenant.no, head.seq.saturating_sub(1), 1).await?;
+        all.extend(last.last().map(|group| (tenant.no, group.at)));
+    }
+    Ok(all)
+}
+
+/// The database's last entry of the tenant is clearly later than the decision, which is in the database before it is in the
+/// ledger.
+fn surely_has(until: &BTreeMap<TenantNo, Timestamp>, entry: &LedgerEntry) -> bool {
+    until.get(&entry.tenant).is_some_and(|last| *last > entry.at.plus_ms(SURELY_MS))
 }
 
 /// The schedule was cancelled, or carried out.

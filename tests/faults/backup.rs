@@ -72,3 +72,32 @@ async fn t02_a_backup_that_is_killed_leaves_a_whole_archive_or_none() {
     assert!(names.iter().all(|name| !name.ends_with(".partial")), "{names:?}");
     server.stop();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rewrite_of_the_key_archive_that_is_killed_leaves_one_that_opens_everyone() {
+    let mut place = Place::new(tempfile::tempdir().unwrap(), 1).await;
+    place.config.backup.nightly = false;
+    let key = place.keys(1).await.remove(0);
+    let (server, _) = place.serve().await;
+    crate::lost::put(&server.channel, &key, 0..200).await;
+    crate::lost::nightly(&server.channel, &place.operator).await;
+    server.stop();
+    let (keys, mut dice, mut within) = (place.config.backups_dir().join("keys"), Dice(11), 0);
+    for _ in 0..rounds(6, 100) {
+        let (server, _) = place.serve().await;
+        let mut service = BackupServiceClient::new(server.channel.clone());
+        let request = pb::CreateBackupRequest { part: pb::BackupPart::Keys as i32, ..Default::default() };
+        service.create_backup(with(&place.operator, request)).await.expect("begin");
+        tokio::time::sleep(Duration::from_micros(dice.below(30_000))).await;
+        server.kill();
+        let mut names = std::fs::read_dir(&keys).unwrap().map(|entry| entry.unwrap().file_name());
+        within += u32::from(names.any(|name| name.to_string_lossy().ends_with(".new")));
+        // What lies there opens everyone of the night, without keeper and root key.
+        let told = place.program(&["drill", "--recovery-key", &place.path("recovery.key")]);
+        assert!(told.contains("Everyone living comes back"), "{told}");
+    }
+    println!("{within} killed in the middle of a file");
+    let (server, _) = place.serve().await;
+    crate::lost::check(&server.channel, &key, 200, |_| true).await;
+    server.stop();
+}

@@ -11,11 +11,12 @@ use pb::operation_service_client::OperationServiceClient;
 use pii_vault::clock::DAY_MS;
 use pii_vault::grpc::pb;
 use pii_vault::ids::*;
+use pii_vault::keyring::KeyringError;
 use pii_vault::recovery::catalogue;
 use pii_vault::recovery::layout::{DATABASE, MANIFEST};
 use pii_vault::recovery::verify::check_archive;
 use pii_vault::server::prove::prove;
-use pii_vault::vault::Context;
+use pii_vault::vault::{Context, VaultError};
 use tonic::Code;
 
 use crate::erase::{key, person};
@@ -41,20 +42,35 @@ async fn backup(running: &Running, operator: &str, part: pb::BackupPart) -> pb::
     last
 }
 
-/// A file system of 128 KiB over a directory, until it is dropped.
-struct SmallDisk(PathBuf);
+/// A small file system over a directory, until it is dropped.
+pub struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn on(dir: &Path) -> Self {
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=128k", "tmpfs"]).arg(dir).output();
-        let mounted = mounted.expect("the command `mount`");
-        assert!(
-            mounted.status.success(),
-            "this test mounts a tmpfs and needs the right to do so (root or CAP_SYS_ADMIN): {}",
-            String::from_utf8_lossy(&mounted.stderr)
-        );
+    /// Of `kib` KiB.
+    pub fn on(dir: &Path, kib: u64) -> Self {
+        mount(dir, &["-t", "tmpfs", "-o", &format!("size={kib}k"), "tmpfs"]);
         SmallDisk(dir.to_owned())
     }
+
+    /// Gives it another size; not less than what is used.
+    pub fn resize(&self, kib: u64) {
+        mount(&self.0, &["-o", &format!("remount,size={kib}k")]);
+    }
+
+    /// KiB in use.
+    pub fn used(&self) -> u64 {
+        let all = rustix::fs::statvfs(&self.0).unwrap();
+        (all.f_blocks - all.f_bfree) * all.f_frsize / 1024
+    }
+}
+
+fn mount(dir: &Path, args: &[&str]) {
+    let mounted = Command::new("mount").args(args).arg(dir).output().expect("the command `mount`");
+    assert!(
+        mounted.status.success(),
+        "this test mounts a tmpfs and needs the right to do so (root or CAP_SYS_ADMIN): {}",
+        String::from_utf8_lossy(&mounted.stderr)
+    );
 }
 
 impl Drop for SmallDisk {
@@ -213,7 +229,7 @@ async fn a_full_disk_ends_a_backup_and_nothing_else() {
     let operator = running.operator_key("root").await;
     let dir = backups(&running.test);
     std::fs::create_dir_all(&dir).unwrap();
-    let disk = SmallDisk::on(&dir);
+    let disk = SmallDisk::on(&dir, 128);
     let done = backup(&running, &operator, pb::BackupPart::Data).await;
     let left = std::fs::read_dir(&dir).unwrap().count();
     drop(disk);
@@ -223,6 +239,53 @@ async fn a_full_disk_ends_a_backup_and_nothing_else() {
     person(&running.test, &running.test.call(tenant), "usr_1").await;
     // The same again with room.
     assert_eq!(backup(&running, &operator, pb::BackupPart::Data).await.state(), pb::OperationState::Succeeded);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_ends_a_rewrite_of_the_key_archive_and_the_one_before_stays() {
+    let mut disk = None;
+    let test = TestVault::with(|config| {
+        let dir = config.data_dir.with_file_name("archives");
+        std::fs::create_dir(&dir).unwrap();
+        disk = Some(SmallDisk::on(&dir, 16 << 10));
+        config.backup.directory = dir;
+    });
+    let (running, disk) = (Running::over(test.await).await, disk.unwrap());
+    let tenant = running.test.tenant("jina", JINA).await;
+    person(&running.test, &running.test.call(tenant), "usr_1").await;
+    let operator = running.operator_key("root").await;
+    let keys = backups(&running.test).join("keys");
+    let read = || -> Vec<(String, Vec<u8>)> {
+        let mut all: Vec<_> = std::fs::read_dir(&keys).unwrap().map(|e| e.unwrap()).collect();
+        all.sort_by_key(|entry| entry.file_name());
+        let read = |e: std::fs::DirEntry| (e.file_name().into_string().unwrap(), std::fs::read(e.path()).unwrap());
+        all.into_iter().map(read).filter(|(name, _)| name.ends_with(".keys")).collect()
+    };
+    let before = read();
+    assert!(before.len() >= 2);
+    disk.resize(disk.used());
+    let done = backup(&running, &operator, pb::BackupPart::Keys).await;
+    assert_eq!(done.state(), pb::OperationState::Failed, "{done:?}");
+    assert!(read() == before, "the files of before stay, to the byte");
+    // Nobody comes whose key would be in no archive, once the slots that are recorded are given; those who are there go on.
+    let call = running.test.call(tenant);
+    let mut refused = None;
+    for n in 0..30_000 {
+        let email = format!("many_{n}@example.com");
+        let one = put(&call, &format!("many_{n}"), &[("name", "Asha"), ("email", &email)]);
+        if let Err(error) =
+            running.test.node.vault.put_fields(&call, &purpose(&call, "service"), one, None, false).await
+        {
+            refused = Some(error);
+            break;
+        }
+    }
+    assert!(matches!(refused, Some(VaultError::Keyring(KeyringError::Uncovered { .. }))), "{refused:?}");
+    disk.resize(16 << 10);
+    person(&running.test, &call, "usr_2").await;
+    assert_eq!(backup(&running, &operator, pb::BackupPart::Keys).await.state(), pb::OperationState::Succeeded);
+    drop(call);
     running.stop().await;
 }
 

@@ -35,5 +35,6 @@ mod rights;
 mod rotation;
 mod rules;
 mod schedule;
+mod since;
 mod swapped;
 mod values;

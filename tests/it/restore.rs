@@ -25,16 +25,16 @@ use crate::erase::{key, person};
 use crate::harness::*;
 
 /// A vault that is closed, and what its operator has.
-struct Lost {
-    dir: tempfile::TempDir,
-    config: Config,
-    clock: Arc<ManualClock>,
-    recovery: RecoveryIdentity,
-    public: [u8; 32],
+pub struct Lost {
+    pub dir: tempfile::TempDir,
+    pub config: Config,
+    pub clock: Arc<ManualClock>,
+    pub recovery: RecoveryIdentity,
+    pub public: [u8; 32],
 }
 
 /// Everything is written to the folder of backups, as each night.
-async fn night(t: &TestVault) {
+pub async fn night(t: &TestVault) {
     t.node.backups.nightly().await.expect("begin");
     let call = t.node.vault.local_call(TenantNo::VAULT).unwrap();
     for _ in 0..1_000 {
@@ -48,7 +48,7 @@ async fn night(t: &TestVault) {
     panic!("a backup does not end");
 }
 
-async fn close(t: TestVault) -> Lost {
+pub async fn close(t: TestVault) -> Lost {
     let TestVault { dir, config, clock, node, recovery } = t;
     node.vault.keep_anchor().await.expect("anchor");
     let public = node.keyring.signing().public();
@@ -57,33 +57,33 @@ async fn close(t: TestVault) -> Lost {
 }
 
 impl Lost {
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// With the recovery key, from the folder of backups.
-    fn request(&self, from: PathBuf) -> RestoreRequest {
+    pub fn request(&self, from: PathBuf) -> RestoreRequest {
         let identities = vec![self.recovery.again()];
         RestoreRequest { from, identities, public_keys: vec![self.public], ..RestoreRequest::default() }
     }
 
-    async fn restore(&self, request: RestoreRequest) -> Result<Report, RestoreFailed> {
+    pub async fn restore(&self, request: RestoreRequest) -> Result<Report, RestoreFailed> {
         restore(&self.config, request, self.clock.clone(), Box::new(|_| true)).await
     }
 
-    async fn open(self) -> TestVault {
+    pub async fn open(self) -> TestVault {
         let Lost { dir, config, clock, recovery, .. } = self;
         let node = Node::open(&config, clock.clone()).await.expect("open");
         TestVault { dir, config, clock, node, recovery }
     }
 }
 
-async fn erase(t: &TestVault, tenant: TenantNo, subject: &str) -> pii_vault::vault::erase::Erasure {
+pub async fn erase(t: &TestVault, tenant: TenantNo, subject: &str) -> pii_vault::vault::erase::Erasure {
     let none = Context::default();
     t.node.vault.erase_subject(&t.call(tenant), &none, &key(subject), &[], None, false).await.expect("erase")
 }
 
-async fn read(t: &TestVault, tenant: TenantNo, subject: &str) -> Result<(), VaultError> {
+pub async fn read(t: &TestVault, tenant: TenantNo, subject: &str) -> Result<(), VaultError> {
     let call = t.call(tenant);
     let context = purpose(&call, "service");
     let got = t.node.vault.get_fields(&call, &context, &Key::Subject(id(subject)), &Select::default()).await?;
@@ -92,7 +92,7 @@ async fn read(t: &TestVault, tenant: TenantNo, subject: &str) -> Result<(), Vaul
 }
 
 /// Who opens; everyone else is erased or was never there.
-async fn open_are(t: &TestVault, tenant: TenantNo, all: &[&str], wanted: &[&str]) {
+pub async fn open_are(t: &TestVault, tenant: TenantNo, all: &[&str], wanted: &[&str]) {
     let mut opened = Vec::new();
     for subject in all {
         match read(t, tenant, subject).await {
@@ -104,14 +104,14 @@ async fn open_are(t: &TestVault, tenant: TenantNo, all: &[&str], wanted: &[&str]
     assert_eq!(opened, wanted);
 }
 
-fn of<'a>(report: &'a Report, tenant: &str) -> &'a TenantRestored {
+pub fn of<'a>(report: &'a Report, tenant: &str) -> &'a TenantRestored {
     report.tenants.iter().find(|one| one.tenant == tenant).unwrap_or_else(|| panic!("{report:?}"))
 }
 
-const ALL: [&str; 6] = ["usr_1", "usr_2", "usr_3", "usr_4", "usr_5", "usr_6"];
+pub const ALL: [&str; 6] = ["usr_1", "usr_2", "usr_3", "usr_4", "usr_5", "usr_6"];
 
 /// Five people, of whom the first is erased before the night and the second after; the sixth comes after it.
-async fn usual() -> (TestVault, TenantNo) {
+pub async fn usual() -> (TestVault, TenantNo) {
     let t = TestVault::new().await;
     let tenant = t.tenant("alpha", JINA).await;
     for subject in &ALL[..5] {

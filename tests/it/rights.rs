@@ -102,8 +102,8 @@ async fn a_restore_does_not_bring_a_withdrawn_consent_back() {
         number,
     };
     let entries = [entry(LedgerKind::ConsentWithdrawn, MARKETING), entry(LedgerKind::Objected, ANALYTICS)];
-    assert_eq!(vault.decide_again(&entries).await.expect("again").refusals, 2);
-    assert_eq!(vault.decide_again(&entries).await.expect("twice").refusals, 0, "they stand");
+    assert_eq!(vault.decide_again(&entries, &Default::default()).await.expect("again").refusals, 2);
+    assert_eq!(vault.decide_again(&entries, &Default::default()).await.expect("twice").refusals, 0, "they stand");
     let read = t.read("p-1", &["email"], t.context("marketing", "")).await.unwrap_err();
     assert_eq!(refused(&read), no_consent());
     assert_eq!(t.decided("p-1").await.objected_purpose_ids, [ANALYTICS]);
