@@ -110,6 +110,61 @@ pub enum RootKekSource {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         params: Option<String>,
     },
+    /// A random key that a transit engine encrypts (OpenBao, Vault): decrypted by it at each start.
+    Transit {
+        /// `https://host:port`; plain `http` on loopback only.
+        address: String,
+        /// Name of the engine's key; make it first (`bao write -f transit/keys/NAME`).
+        key: String,
+        /// File of mode 0600 with a token that may `update` `transit/encrypt/NAME` and `transit/decrypt/NAME`.
+        token_file: PathBuf,
+        #[serde(default = "transit_mount")]
+        mount: String,
+        /// PEM of the authority of the engine's certificate; https needs it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        ca: Option<PathBuf>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        namespace: Option<String>,
+        /// Of one request.
+        #[serde(default = "transit_timeout")]
+        timeout_ms: u64,
+        /// How long a start goes on trying.
+        #[serde(default = "transit_wait")]
+        wait_s: u64,
+        /// Hours that the vault serves from memory while the engine does not answer; 0: for ever.
+        #[serde(default)]
+        outage_h: u32,
+        /// Name of the file with the encrypted key in the first keeper directory; a next one needs another name.
+        #[serde(default = "transit_file")]
+        file: String,
+    },
+    /// A passphrase that a start puts together from k of n shares (`pii-vault keys split`). It waits until enough are there.
+    Shares {
+        /// Where the holders put their files, `*.share` of mode 0600; best in memory (`/run`).
+        directory: PathBuf,
+        /// How long a start waits.
+        #[serde(default = "shares_wait")]
+        wait_s: u64,
+        /// As of a passphrase: the same file serves when the passphrase is the same.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        params: Option<String>,
+    },
+}
+
+fn shares_wait() -> u64 {
+    86_400
+}
+fn transit_mount() -> String {
+    "transit".into()
+}
+fn transit_timeout() -> u64 {
+    5_000
+}
+fn transit_wait() -> u64 {
+    60
+}
+fn transit_file() -> String {
+    "transit.json".into()
 }
 
 /// How a configuration was read, to read it again. Two configurations are equal wherever they come from.
@@ -672,6 +727,7 @@ impl RootKekSource {
             (RootKekSource::Passphrase { params: one, .. }, RootKekSource::Passphrase { params: two, .. }) => {
                 one == two
             }
+            (RootKekSource::Transit { file: one, .. }, RootKekSource::Transit { file: two, .. }) => one == two,
             _ => self == other,
         }
     }
@@ -687,6 +743,19 @@ impl RootKekSource {
                 (None, None, Some(name)) => credential(name).map(|rule| ("root_kek.credential", rule)),
                 _ => Some(("root_kek", "needs exactly one of file, env, credential".into())),
             },
+            RootKekSource::Shares { directory, wait_s, .. } => match directory.is_absolute() && *wait_s <= 31_536_000 {
+                true => None,
+                false => Some(("root_kek.directory", "is an absolute path, wait_s at most a year".into())),
+            },
+            RootKekSource::Transit { address, token_file, timeout_ms, wait_s, .. } => {
+                if !address.starts_with("https://") && !address.starts_with("http://") {
+                    return Some(("root_kek.address", "is a URL: https://host:port".into()));
+                }
+                if !(10..=600_000).contains(timeout_ms) || *wait_s > 86_400 {
+                    return Some(("root_kek.timeout_ms", "is from 10 to 600000, wait_s at most 86400".into()));
+                }
+                secret_file(token_file).map(|rule| ("root_kek.token_file", rule))
+            }
         }
     }
 }

@@ -80,6 +80,8 @@ pub const DRILL_AGE: &str = "pii_vault_drill_age_seconds";
 pub const RECOVERY_KEY: &str = "pii_vault_recovery_key";
 /// Gauge: replicas of the keeper that cannot be written; erasures wait while it is not 0.
 pub const KEEPER_AWAY: &str = "pii_vault_keeper_replicas_away";
+/// Gauge, seconds: since when the root key's provider does not answer; 0: it does, or is on this machine.
+pub const ROOT_AWAY: &str = "pii_vault_root_provider_away_seconds";
 /// Gauge by `kind`, days: until the first key of that kind is at the end of its period; below 0: overdue. Absent: no period.
 pub const KEY_DAYS_LEFT: &str = "pii_vault_key_days_left";
 /// Gauge by `kind`: what running rotations of that kind still have to move.
@@ -107,6 +109,7 @@ pub const DESCRIBED: &[(&str, &str)] = &[
     (DRILL_AGE, "Seconds since a drill last brought everyone back"),
     (RECOVERY_KEY, "1 where there is a recovery key, 0 where there is none"),
     (KEEPER_AWAY, "Replicas of the keeper that cannot be written; erasures wait while it is not 0"),
+    (ROOT_AWAY, "Seconds since the root key's provider answered"),
     (KEY_DAYS_LEFT, "Days until the first key of a kind is at the end of its period"),
     (ROTATION_LEFT, "What running rotations still have to move, by kind"),
     (JOB_SECONDS, "Duration of a job's round in seconds"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tonic::metadata::MetadataMap;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 use zeroize::Zeroizing;
 
 use crate::auth::{Kind, Principal};
@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 use crate::grpc::call::{CallInfo, PeerIdentity};
 use crate::grpc::convert;
 use crate::grpc::reason::Reason;
-use crate::grpc::status::{bad_field, busy, credential_invalid, denied, internal, not_found, status};
+use crate::grpc::status::{bad_field, busy, credential_invalid, denied, internal, not_found, retry_later, status};
 use crate::ids::{Name, TenantNo};
 use crate::recovery::backups::Backups;
 use crate::vault::tenant::Tenant;
@@ -67,6 +67,8 @@ pub struct Api {
     pub(crate) backups: Option<Arc<Backups>>,
 }
 
+const SEALED: &str = "the root key's provider is away for too long";
+
 impl Api {
     /// Identifies the caller and the tenant of a call.
     pub(crate) async fn enter<T>(&self, request: &Request<T>, scope: Scope<'_>) -> Result<Call, Status> {
@@ -77,6 +79,9 @@ impl Api {
             Some(answer) => answer?,
             None => self.keys.authenticate(key, &info.peer, now).await?,
         };
+        if principal.kind == Kind::Tenant && self.vault.sealed() {
+            return Err(retry_later(Code::Unavailable, Reason::Sealed, SEALED, Duration::from_secs(60), &[]));
+        }
         let tenant = self.tenant_of(&principal, scope)?;
         Ok(self.vault.call(principal, tenant))
     }

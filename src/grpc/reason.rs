@@ -121,7 +121,7 @@ reasons! {
     NoKeySlots = "NO_KEY_SLOTS",
 
     // The state of the server.
-    /// The vault is sealed: its root key was not given yet.
+    /// The vault is sealed: the provider of its root key is away for longer than the configuration lets it serve without.
     Sealed = "SEALED",
     /// The server is shutting down; connect again.
     Closing = "CLOSING",

@@ -33,6 +33,8 @@ pub struct JobsOptions {
     pub backup: Duration,
     /// Replicas of the keeper that were away.
     pub keeper: Duration,
+    /// Whether the root key's provider answers, where it is on another machine.
+    pub root: Duration,
     /// Comparing the clocks.
     pub clock: Duration,
     /// Read audit entries older than this are removed, in days.
@@ -51,6 +53,7 @@ impl Default for JobsOptions {
             anchor: Duration::from_millis(900),
             backup: s(60),
             keeper: s(10),
+            root: s(60),
             clock: s(10),
             audit_days: 3_650,
         }
@@ -70,10 +73,11 @@ pub enum Job {
     Prune,
     Backup,
     Keeper,
+    Root,
 }
 
 impl Job {
-    pub const ALL: [Job; 10] = [
+    pub const ALL: [Job; 11] = [
         Job::Clock,
         Job::Retention,
         Job::Operations,
@@ -84,6 +88,7 @@ impl Job {
         Job::Prune,
         Job::Backup,
         Job::Keeper,
+        Job::Root,
     ];
 
     /// Its name in metrics and logs.
@@ -99,6 +104,7 @@ impl Job {
             Job::Prune => "prune",
             Job::Backup => "backup",
             Job::Keeper => "keeper",
+            Job::Root => "root",
         }
     }
 
@@ -113,6 +119,7 @@ impl Job {
             Job::Anchor => options.anchor,
             Job::Backup => options.backup,
             Job::Keeper => options.keeper,
+            Job::Root => options.root,
         }
     }
 }
@@ -130,6 +137,10 @@ pub async fn run_once(
 ) -> Result<Progress, VaultError> {
     match job {
         Job::Backup => Ok(Progress { done: u64::from(backups.nightly().await?), more: false }),
+        Job::Root => {
+            vault.watch_root().await;
+            Ok(Progress::default())
+        }
         Job::Keeper => Ok(Progress { done: vault.keep_replicas().await?, more: false }),
         Job::Clock => {
             vault.watch_clock().await?;
@@ -203,9 +214,14 @@ async fn of_tenant(job: Job, vault: &Vault, tenant: TenantNo, limit: u64) -> Res
             let index = join(due, vault.rotate_due_index(&call, limit).await?);
             Ok(join(index, vault.keep_credentials(&call, limit).await?))
         }
-        Job::Operations | Job::Clock | Job::Checkpoint | Job::Anchor | Job::Prune | Job::Backup | Job::Keeper => {
-            Ok(Progress::default())
-        }
+        Job::Operations
+        | Job::Clock
+        | Job::Checkpoint
+        | Job::Anchor
+        | Job::Prune
+        | Job::Backup
+        | Job::Keeper
+        | Job::Root => Ok(Progress::default()),
     }
 }
 

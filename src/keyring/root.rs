@@ -1,4 +1,8 @@
-//! Where the root KEK comes from: a file, the environment, a systemd credential or a passphrase. Never from the data.
+//! Where the root KEK comes from: a file, the environment, a systemd credential, a passphrase or its shares, a transit
+//! engine. Never from the data.
+
+pub mod shares;
+pub mod transit;
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -61,6 +65,10 @@ pub trait RootSource: Send + Sync + std::fmt::Debug {
     /// The one that the configuration names as the next, made if it is a file that is not there yet. Reads the
     /// configuration again.
     async fn next(&self) -> Result<NextRoot, RootError>;
+    /// Whether the provider of the present one still gives it; nothing for those on this machine.
+    async fn check(&self, present: &[u8; 16]) -> Result<(), RootError>;
+    /// How long the vault serves from memory while the provider does not give it, in milliseconds; `None`: for ever.
+    fn outage_ms(&self, present: &[u8; 16]) -> Option<i64>;
     /// Kind of the provider that a root KEK in memory came from.
     fn provider_of(&self, id: &[u8; 16]) -> Option<&'static str>;
     /// Destroys the key that the present one took the place of, where that is in the vault's power.
@@ -110,6 +118,10 @@ pub enum RootSpec {
     Credential { name: String },
     /// Argon2id over a passphrase; `params` is the public file with cost and salt.
     Passphrase { source: PassphraseSource, params: PathBuf },
+    /// A random key that a transit engine opens.
+    Transit(transit::TransitOptions),
+    /// Argon2id over a passphrase that is put together from shares.
+    Shares(shares::SharesOptions),
 }
 
 impl RootSpec {
@@ -120,6 +132,8 @@ impl RootSpec {
             RootSpec::Env { name } => Box::new(EnvRoot(name)),
             RootSpec::Credential { name } => Box::new(CredentialRoot(name)),
             RootSpec::Passphrase { source, params } => Box::new(PassphraseRoot { source, params }),
+            RootSpec::Transit(options) => Box::new(transit::TransitRoot(options)),
+            RootSpec::Shares(options) => Box::new(shares::SharesRoot(options)),
         }
     }
 }
@@ -288,11 +302,11 @@ fn create(path: &Path, bytes: &[u8], mode: u32) -> Result<(), RootError> {
         .map_err(read_error)
 }
 
-/// Overwrites a key's file in place, then removes it. `false` where there is none.
+/// Overwrites a key's file in place, then removes it. One that is gone already is as good.
 fn destroy_file(path: &Path) -> Result<bool, RootError> {
     let mut file = match OpenOptions::new().write(true).open(path) {
         Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),
         Err(e) => return Err(read_error(e)),
     };
     let length = file.metadata().map_err(read_error)?.len().min(MOST as u64) as usize;

@@ -53,6 +53,17 @@ impl Keyring {
                 None => keks.insert(0, next),
             }
         }
+        self.put_present_signing().await
+    }
+
+    /// Seals the present signing key into both places of its block once more: a crash may have left the other place as it
+    /// was before.
+    pub async fn seal_signing_again(&self) -> Result<(), KeyringError> {
+        let _turn = self.own_turn.lock().await;
+        self.put_present_signing().await
+    }
+
+    async fn put_present_signing(&self) -> Result<(), KeyringError> {
         let sealed = {
             let signer = self.signer.read();
             seal_signing(self.vault, &self.keks.read()[0], &signer.signing, signer.link.as_ref())

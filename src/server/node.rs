@@ -203,7 +203,7 @@ pub async fn init(
     for path in &config.keeper.paths {
         private_dir(path)?;
     }
-    prepare_root(config)?;
+    prepare_root(config).await?;
     let (mut keks, roots) = ConfiguredRoots::load(config).await?;
     let kek = keks.swap_remove(0);
     let vault = VaultId(crate::crypto::random::bytes());

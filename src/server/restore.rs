@@ -89,7 +89,7 @@ pub async fn restore(
         root_spec(config)?.provider().load().await.unwrap_or_else(|_| RootKek::generate())
     } else {
         config.keeper.paths.iter().try_for_each(|path| private_dir(path))?;
-        prepare_root(config)?;
+        prepare_root(config).await?;
         root_spec(config)?.provider().load().await.map_err(NodeError::from)?
     };
     let mut kept = if request.ignore_keeper { Kept::default() } else { kept(config, &kek).await? };

@@ -3,12 +3,15 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use crate::config::{Config, RootKekSource};
 use crate::crypto::keys::RootKek;
+use crate::keyring::root::shares::SharesOptions;
+use crate::keyring::root::transit::{TransitOptions, TransitRoot};
 use crate::keyring::root::{
     NextRoot, PassphraseParams, PassphraseSource, RootError, RootSource, RootSpec, create_key_file,
 };
@@ -36,6 +39,24 @@ fn spec_of(config: &Config, source: &RootKekSource) -> Result<RootSpec, NodeErro
             };
             RootSpec::Passphrase { source, params: params_path(config, params.as_deref())? }
         }
+        RootKekSource::Transit { address, key, token_file, mount, ca, namespace, timeout_ms, wait_s, file, .. } => {
+            RootSpec::Transit(TransitOptions {
+                address,
+                mount,
+                key,
+                token_file,
+                ca,
+                namespace,
+                timeout: Duration::from_millis(timeout_ms),
+                wait: Duration::from_secs(wait_s),
+                file: params_path(config, Some(&file))?,
+            })
+        }
+        RootKekSource::Shares { directory, wait_s, params } => RootSpec::Shares(SharesOptions {
+            directory,
+            wait: Duration::from_secs(wait_s),
+            params: params_path(config, params.as_deref())?,
+        }),
     })
 }
 
@@ -45,6 +66,28 @@ fn provider_name(source: &RootKekSource) -> &'static str {
         RootKekSource::Env { .. } => "environment",
         RootKekSource::Credential { .. } => "credential",
         RootKekSource::Passphrase { .. } => "passphrase",
+        RootKekSource::Transit { .. } => "transit",
+        RootKekSource::Shares { .. } => "shares",
+    }
+}
+
+/// Whether it is on another machine.
+fn is_elsewhere(source: &RootKekSource) -> bool {
+    matches!(source, RootKekSource::Transit { .. })
+}
+
+/// The same, waiting at most so long for what is not there.
+fn within(spec: RootSpec, most: Duration) -> RootSpec {
+    match spec {
+        RootSpec::Transit(mut options) => {
+            options.wait = options.wait.min(most);
+            RootSpec::Transit(options)
+        }
+        RootSpec::Shares(mut options) => {
+            options.wait = options.wait.min(most);
+            RootSpec::Shares(options)
+        }
+        other => other,
     }
 }
 
@@ -54,11 +97,14 @@ pub(super) fn root_spec(config: &Config) -> Result<RootSpec, NodeError> {
 }
 
 /// Makes what the root key's source needs and does not have yet: a key file, or the salt of a passphrase.
-pub(super) fn prepare_root(config: &Config) -> Result<(), NodeError> {
-    config.root_kek.as_ref().map_or(Ok(()), |source| prepare(config, source))
+pub(super) async fn prepare_root(config: &Config) -> Result<(), NodeError> {
+    match &config.root_kek {
+        Some(source) => prepare(config, source).await,
+        None => Ok(()),
+    }
 }
 
-fn prepare(config: &Config, source: &RootKekSource) -> Result<(), NodeError> {
+async fn prepare(config: &Config, source: &RootKekSource) -> Result<(), NodeError> {
     match source {
         RootKekSource::File { path } if !path.exists() => {
             if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
@@ -66,12 +112,16 @@ fn prepare(config: &Config, source: &RootKekSource) -> Result<(), NodeError> {
             }
             create_key_file(path)?;
         }
-        RootKekSource::Passphrase { params, .. } => {
+        RootKekSource::Passphrase { params, .. } | RootKekSource::Shares { params, .. } => {
             let path = params_path(config, params.as_deref())?;
             if !path.exists() {
                 PassphraseParams::generate(PassphraseParams::COST).create(&path)?;
             }
         }
+        RootKekSource::Transit { .. } => match spec_of(config, source)? {
+            RootSpec::Transit(options) => TransitRoot(options).prepare().await?,
+            _ => {}
+        },
         _ => {}
     }
     Ok(())
@@ -122,10 +172,32 @@ impl RootSource for ConfiguredRoots {
             NodeError::Root(error) => error,
             other => RootError::Io { what: other.to_string() },
         };
-        prepare(&config, source).map_err(failed)?;
-        let kek = spec_of(&config, source).map_err(failed)?.provider().load().await?;
+        prepare(&config, source).await.map_err(failed)?;
+        // Somebody waits for the answer: not as long as a start.
+        let spec = within(spec_of(&config, source).map_err(failed)?, Duration::from_secs(5));
+        let kek = spec.provider().load().await?;
         self.known.lock().insert(kek.id(), source.clone());
         Ok(NextRoot { kek, provider: provider_name(source) })
+    }
+
+    async fn check(&self, present: &[u8; 16]) -> Result<(), RootError> {
+        let source = self.known.lock().get(present).cloned();
+        // On this machine: there is nobody to ask.
+        let Some(source) = source.filter(is_elsewhere) else { return Ok(()) };
+        let Ok(spec) = spec_of(&self.config, &source) else { return Ok(()) };
+        // Once: who asks comes again.
+        let provider = within(spec, Duration::ZERO).provider();
+        match provider.load().await?.id() == *present {
+            true => Ok(()),
+            false => Err(RootError::Form { rule: "it gives another key than the vault was opened with" }),
+        }
+    }
+
+    fn outage_ms(&self, present: &[u8; 16]) -> Option<i64> {
+        match self.known.lock().get(present)? {
+            RootKekSource::Transit { outage_h, .. } if *outage_h > 0 => Some(i64::from(*outage_h) * 3_600_000),
+            _ => None,
+        }
     }
 
     fn provider_of(&self, id: &[u8; 16]) -> Option<&'static str> {
@@ -133,19 +205,18 @@ impl RootSource for ConfiguredRoots {
     }
 
     async fn destroy_former(&self, present: &[u8; 16]) -> Result<bool, RootError> {
-        let former: Vec<([u8; 16], RootKekSource)> = self
-            .known
-            .lock()
-            .iter()
-            .filter(|(id, _)| *id != present)
-            .map(|(id, source)| (*id, source.clone()))
-            .collect();
+        let mut former: Vec<RootKekSource> = {
+            let known = self.known.lock();
+            let all = known.values().chain(&self.config.root_kek).chain(&self.config.root_kek_next);
+            all.filter(|source| known.get(present) != Some(source)).cloned().collect()
+        };
+        former.dedup();
         let mut destroyed = !former.is_empty();
-        for (id, source) in former {
+        for source in former {
             let Ok(spec) = spec_of(&self.config, &source) else { return Ok(false) };
             destroyed &= spec.provider().destroy().await?;
-            self.known.lock().remove(&id);
         }
+        self.known.lock().retain(|id, _| id == present);
         Ok(destroyed)
     }
 }

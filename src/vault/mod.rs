@@ -18,6 +18,7 @@ pub mod bulk;
 pub mod call;
 pub mod carry;
 pub mod clock_guard;
+pub mod compromise;
 pub mod credentials;
 pub mod erase;
 pub mod erasing;
@@ -48,6 +49,7 @@ pub mod retire;
 pub mod rights;
 pub mod roles;
 pub mod rollback;
+pub mod root_watch;
 pub mod rotation;
 pub mod schedule;
 mod secret_drop;
@@ -141,6 +143,8 @@ pub struct Vault {
     credentials: credentials::Credentials,
     /// One change of a tenant's settings, policy, roles or buckets at a time.
     settings: tokio::sync::Mutex<()>,
+    /// Since when the root key's provider does not give it, and whether the time to serve without it is over.
+    root_away: parking_lot::Mutex<(Option<crate::clock::Timestamp>, bool)>,
     /// One step of a rotation at a time.
     rotating: tokio::sync::Mutex<()>,
     clock_guard: clock_guard::ClockGuard,

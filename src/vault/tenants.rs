@@ -65,6 +65,7 @@ impl Vault {
             options,
             tenants: ArcSwap::default(),
             settings: tokio::sync::Mutex::new(()),
+            root_away: Default::default(),
             rotating: tokio::sync::Mutex::new(()),
             clock_guard: Default::default(),
             upkeep: Default::default(),

@@ -37,4 +37,5 @@ mod rules;
 mod schedule;
 mod since;
 mod swapped;
+mod transit;
 mod values;

@@ -132,7 +132,8 @@ impl Vault {
         (operation, revision): (Operation, Revision),
         next: Operation,
     ) -> Result<(Operation, Progress), VaultError> {
-        // Under the new key in both places, so that no start needs the old one.
+        // Under the new key in both places, also after a crash in between, so that no start needs the old one.
+        self.keyring.seal_signing_again().await?;
         if let Some(anchor) = self.keyring.anchor().await? {
             self.keyring.put_anchor(&anchor).await?;
             self.keyring.put_anchor(&anchor).await?;

@@ -137,7 +137,12 @@ impl Vault {
     }
 
     /// One step of a rotation, if it is one that steps. Two never step at the same time.
-    async fn step_rotation(&self, call: &Call, id: ObjectId, limit: u64) -> Result<(Operation, Progress), VaultError> {
+    pub(in crate::vault) async fn step_rotation(
+        &self,
+        call: &Call,
+        id: ObjectId,
+        limit: u64,
+    ) -> Result<(Operation, Progress), VaultError> {
         let _one_at_a_time = self.rotating.lock().await;
         let (operation, revision) = self.operation(call.tenant.no, id).await?;
         let moving = matches!(operation.status, OperationStatus::Running | OperationStatus::Committed);

@@ -51,6 +51,8 @@ impl Vault {
         // After a crash in between the keeper has the new key already.
         if state.from.id.as_deref() == Some(&HEXLOWER.encode(&self.keyring.signing().public())) {
             self.keyring.rotate_signing().await?;
+        } else {
+            self.keyring.seal_signing_again().await?;
         }
         state.to.id = Some(HEXLOWER.encode(&self.keyring.signing().public()));
         let mut change = ChangeSet::default();
