@@ -135,6 +135,7 @@ closed_list! {
         Restore = 113, "backup.restored";
         RollbackAccepted = 114, "vault.rollback_accepted";
         ListRotations = 115, "keys.rotations";
+        Compromised = 116, "keys.compromised";
         // Credentials of the tenant's users, 128 to 159.
         SetPassword = 128, "password.set";
         VerifyPassword = 129, "password.verified";

@@ -58,11 +58,11 @@ Examples:
 into root_kek afterwards.
 
 Examples:
-  pii-vault keys move --to file --wait
+  pii-vault keys move --to transit --wait
   pii-vault keys move --to credential --wait"
     )]
     Move {
-        /// Kind of the provider: file, environment, credential, passphrase
+        /// Kind of the provider: file, environment, credential, passphrase, transit
         #[arg(long, value_name = "PROVIDER")]
         to: String,
         /// Wait until it is finished
@@ -71,6 +71,27 @@ Examples:
         #[command(flatten)]
         write: WriteArgs,
     },
+    /// Do what is to be done about a key that somebody else may know, and tell what cannot be undone
+    #[command(
+        after_help = "KIND: root, tenant-root, data, index, password-pepper, signing, or access-key with its name. Nothing is changed with
+--validate-only. `pii-vault audit access` lists who was read.
+
+Examples:
+  pii-vault keys compromised access-key 7Q3K2M --since 2026-11-20T08:00:00Z
+  pii-vault keys compromised root --since -2d --validate-only
+  pii-vault --tenant acme keys compromised data --class account"
+    )]
+    Compromised(Compromised),
+    /// Split a passphrase into shares, of which any THRESHOLD bring it back; needs no server
+    #[command(
+        after_help = "Writes share-1.share, share-2.share, ... of mode 600 into a new directory: one for each holder, none on the vault's machine. For a
+start the holders put theirs into the directory that root_kek = { provider = \"shares\", directory = ... } names; the start waits
+until there are enough. The passphrase is read from standard input, or from a file.
+
+Example:
+  pii-vault keys split --shares 5 --threshold 3 --output shares < passphrase"
+    )]
+    Split(Split),
     /// Rotations that ended, with their signed records
     #[command(after_help = "Examples:
   pii-vault keys records
@@ -118,6 +139,44 @@ pub struct Rotate {
     write: WriteArgs,
 }
 
+/// `keys split`
+#[derive(Debug, Args)]
+pub struct Split {
+    /// How many shares, at most 32
+    #[arg(long, value_name = "N")]
+    shares: u8,
+    /// How many of them bring the passphrase back, at least 2
+    #[arg(long, value_name = "K")]
+    threshold: u8,
+    /// Directory to make, for the shares
+    #[arg(long, short = 'o', value_name = "DIR")]
+    output: PathBuf,
+    /// File with the passphrase [default: standard input]
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
+}
+
+/// `keys compromised`
+#[derive(Debug, Args)]
+pub struct Compromised {
+    /// root, tenant-root, data, index, password-pepper, signing, access-key
+    kind: String,
+    /// access-key: its name
+    access_key: Option<String>,
+    /// Since when it may be known [default: since ever]
+    #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
+    since: Option<Moment>,
+    /// data: only this class, by name or number; may be repeated
+    #[arg(long = "class", value_name = "CLASS")]
+    classes: Vec<String>,
+    /// data: only this subject
+    #[arg(long, value_name = "SUBJECT")]
+    subject: Option<String>,
+    /// Tell only, change nothing
+    #[arg(long, visible_alias = "dry-run")]
+    validate_only: bool,
+}
+
 /// `keys verify`
 #[derive(Debug, Args)]
 pub struct Verify {
@@ -161,7 +220,9 @@ pub async fn keys(s: &Session, yes: bool, command: Keys) -> Result<(), CliError>
             let kind = pb::KeyKind::Root as i32;
             begin(s, yes, pb::RotateKeysRequest { kind, provider: to, ..Default::default() }, &write, wait).await
         }
+        Keys::Compromised(args) => compromised(s, yes, args).await,
         Keys::Records { output, list } => records(s, output, list).await,
+        Keys::Split(args) => split(s.out, args),
         Keys::Verify(args) => verify(s.out, args),
     }
 }
@@ -185,6 +246,46 @@ async fn begin(
         return s.out.document(&json!({ "operation": answer.operation }));
     }
     s.out.record(&answer, &[Col("OPERATION", "operation")], &Names::default())
+}
+
+async fn compromised(s: &Session, yes: bool, a: Compromised) -> Result<(), CliError> {
+    let (kind, access_key) = match (a.kind.as_str(), a.access_key) {
+        ("access-key", Some(key)) => (0, key),
+        ("access-key", None) => return Err(CliError::Usage("access-key: say which, by its name".into())),
+        (kind, None) => (args::key_kind(kind).map_err(CliError::Usage)?, String::new()),
+        (_, Some(_)) => return Err(CliError::Usage("only access-key takes a name".into())),
+    };
+    input::confirm(yes || a.validate_only, "This revokes or rotates keys at once; it cannot be taken back")?;
+    let key = |subject| pb::SubjectKey { key: Some(pb::subject_key::Key::Subject(subject)) };
+    let request = pb::RespondToCompromiseRequest {
+        kind,
+        access_key,
+        tenant: s.tenant(),
+        since: args::at(s, a.since),
+        class_ids: s.numbers(Noun::Class, &a.classes).await?,
+        key: a.subject.map(key),
+        validate_only: a.validate_only,
+    };
+    let answer = s.patient().keys().respond_to_compromise(request).await?.into_inner();
+    if s.out.json {
+        return s.out.document(&wire(&answer));
+    }
+    let cols =
+        [Col("STEP", "step"), Col("TENANT", "tenant"), Col("OPERATION", "operation"), Col("BY HAND", "by_hand|mark")];
+    s.out.table(&answer.steps, &cols, &Names::default())?;
+    let lists = [
+        ("What cannot be undone", &answer.cannot_undo),
+        ("Recipients who may have to be told", &answer.recipients),
+        ("Archives from that time, to be destroyed by hand when they are not needed", &answer.archives),
+    ];
+    for (head, lines) in lists.into_iter().filter(|(_, lines)| !lines.is_empty()) {
+        s.out.line(&format!("\n{head}:"))?;
+        for line in lines {
+            s.out.line(&format!("  {}", crate::cli::text::printable(line)))?;
+        }
+    }
+    let pruned = if answer.complete { "" } else { "; entries of that time were pruned, there may have been more" };
+    s.out.line(&format!("\nRead since: {} subjects in {} calls{pruned}.", answer.subjects_read, answer.calls))
 }
 
 async fn status(s: &Session, kinds: Vec<i32>, seal: bool) -> Result<(), CliError> {
@@ -255,6 +356,38 @@ async fn records(s: &Session, output: Option<PathBuf>, list: ListArgs) -> Result
     });
     let heads = ["KIND", "ONLY", "OLD", "NEW", "MOVED", "LOST", "OLD IS", "ENDED", "OPERATION"];
     s.out.rows(&heads, rows.collect())
+}
+
+/// `keys split`: needs no server.
+pub fn split(out: Output, a: Split) -> Result<(), CliError> {
+    let read = match &a.passphrase_file {
+        Some(path) => zeroize::Zeroizing::new(fs::read(path).map_err(CliError::io(path.display().to_string()))?),
+        None => input::whole("the passphrase")?,
+    };
+    let text = read.strip_suffix(b"\n").unwrap_or(&read);
+    let text = text.strip_suffix(b"\r").unwrap_or(text);
+    if text.is_empty() {
+        return Err(CliError::Usage("a passphrase is not empty".into()));
+    }
+    let shares =
+        crate::keyring::root::shares::split(text, a.threshold, a.shares).map_err(|e| CliError::Usage(e.to_string()))?;
+    fs::create_dir(&a.output).map_err(CliError::io(a.output.display().to_string()))?;
+    let mut files = Vec::new();
+    for (number, share) in shares.iter().enumerate() {
+        let path = a.output.join(format!("share-{}.share", number + 1));
+        write_private(&path, share.as_bytes())?;
+        files.push(path.display().to_string());
+    }
+    if out.json {
+        return out.document(&json!({ "threshold": a.threshold, "files": files }));
+    }
+    for file in files {
+        out.line(&file)?;
+    }
+    out.line(&format!(
+        "Any {} of them bring the passphrase back. Give each to another holder and delete it here.",
+        a.threshold
+    ))
 }
 
 /// `keys verify`: needs no server.

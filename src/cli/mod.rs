@@ -239,6 +239,7 @@ fn run(cli: Cli, last: Arc<Mutex<LastIds>>) -> Result<(), CliError> {
         Command::Receipt(receipt::Receipt::Verify(args)) => return receipt::verify(out, args),
         Command::Keys(command) => match *command {
             keys::Keys::Verify(args) => return keys::verify(out, args),
+            keys::Keys::Split(args) => return keys::split(out, args),
             command => Command::Keys(Box::new(command)),
         },
         Command::Completions { shell } => return completions(out, shell),

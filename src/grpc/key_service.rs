@@ -2,6 +2,8 @@
 
 use tonic::{Request, Response, Status};
 
+use crate::auth::{KeyId, Kind};
+use crate::clock::Timestamp;
 use crate::grpc::convert::{self, Bad, wire_time};
 use crate::grpc::erasure_service::operation_position;
 use crate::grpc::identity::{Api, Scope};
@@ -10,6 +12,8 @@ use crate::grpc::pb;
 use crate::grpc::tenant_service::wire_state;
 use crate::grpc::words;
 use crate::keyring::keeper::ReplicaState;
+use crate::vault::Call;
+use crate::vault::compromise::{Leaked, Step};
 use crate::vault::keys::{KeyInfo, KeyKind};
 use crate::vault::rotation::DataScope;
 
@@ -70,6 +74,42 @@ fn data_scope(message: &mut pb::RotateKeysRequest) -> Result<DataScope, Status> 
         subject: message.key.take().map(|key| words::key(Some(key))).transpose()?,
         per_second: message.per_second,
     })
+}
+
+/// What a message says that leaked.
+fn leaked(message: &mut pb::RespondToCompromiseRequest) -> Result<Leaked, Status> {
+    if !message.access_key.is_empty() {
+        only(message.kind != 0, "kind", false)?;
+        let id = KeyId::parse(&message.access_key);
+        return Ok(Leaked::AccessKey(id.ok_or_else(|| Bad::rule("access_key", "is not the name of a key"))?));
+    }
+    let kind = convert::choice::<pb::KeyKind>("kind", message.kind)?;
+    only(!message.class_ids.is_empty(), "class_ids", kind == pb::KeyKind::Data)?;
+    only(message.key.is_some(), "key", kind == pb::KeyKind::Data)?;
+    Ok(match kind {
+        pb::KeyKind::Root => Leaked::Root,
+        pb::KeyKind::TenantRoot | pb::KeyKind::Tree => Leaked::TenantRoot,
+        pb::KeyKind::Index => Leaked::Index,
+        pb::KeyKind::PasswordPepper => Leaked::PasswordPepper,
+        pb::KeyKind::Signing => Leaked::Signing,
+        pb::KeyKind::Data => Leaked::Data(DataScope {
+            classes: convert::class_nos("class_ids", &message.class_ids)?,
+            subject: message.key.take().map(|key| words::key(Some(key))).transpose()?,
+            per_second: 0,
+        }),
+        _ => return Err(Bad::not_supported("kind").into()),
+    })
+}
+
+impl Api {
+    /// Places of the archives that were made since a time; told to operators.
+    async fn archives_since(&self, call: &Call, since: Option<Timestamp>) -> Result<Vec<String>, Status> {
+        let operator = call.principal.kind == Kind::Operator;
+        let Some(backups) = self.backups.as_ref().filter(|_| operator) else { return Ok(Vec::new()) };
+        let made = backups.list(call).await?.into_iter();
+        let meant = made.filter(|one| since.is_none_or(|since| one.made_at().is_none_or(|at| at >= since)));
+        Ok(meant.map(|one| one.path.display().to_string()).collect())
+    }
 }
 
 #[tonic::async_trait]
@@ -151,6 +191,36 @@ impl pb::key_service_server::KeyService for Api {
         Ok(Response::new(pb::ListRotationsResponse { rotations, next_page_token }))
     }
 
+    async fn respond_to_compromise(
+        &self,
+        request: Request<pb::RespondToCompromiseRequest>,
+    ) -> Answer<pb::RespondToCompromiseResponse> {
+        let call = self.enter(&request, Scope::NamedOrVault(&request.get_ref().tenant)).await?;
+        let mut message = request.into_inner();
+        let since = convert::opt_time("since", &message.since)?;
+        let leaked = leaked(&mut message)?;
+        let answered = self.vault.answer_compromise(&call, leaked, since, message.validate_only).await?;
+        let archives = match answered.archives {
+            true => self.archives_since(&call, since).await?,
+            false => Vec::new(),
+        };
+        let wire = |step: &Step| pb::CompromiseStep {
+            step: step.what.clone(),
+            operation: step.operation.map_or(String::new(), |id| id.to_string()),
+            tenant: step.tenant.as_ref().map_or(String::new(), |name| name.to_string()),
+            by_hand: step.by_hand,
+        };
+        Ok(Response::new(pb::RespondToCompromiseResponse {
+            steps: answered.steps.iter().map(wire).collect(),
+            subjects_read: answered.access.subjects,
+            calls: answered.access.reads,
+            complete: answered.access.complete,
+            cannot_undo: answered.cannot_undo,
+            recipients: answered.recipients,
+            archives,
+        }))
+    }
+
     async fn get_seal_status(&self, request: Request<pb::GetSealStatusRequest>) -> Answer<pb::GetSealStatusResponse> {
         let call = self.enter(&request, Scope::Vault).await?;
         let keeper = self.vault.keeper();
@@ -166,7 +236,7 @@ impl pb::key_service_server::KeyService for Api {
         let refused =
             refused.map(|view| pb::RefusedTenant { tenant: view.name.to_string(), state: wire_state(view) as i32 });
         Ok(Response::new(pb::GetSealStatusResponse {
-            sealed: false,
+            sealed: self.vault.sealed(),
             root_provider: self.vault.root_provider().into(),
             keeper: kind as i32,
             assurance: assurance as i32,

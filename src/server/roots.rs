@@ -118,10 +118,11 @@ async fn prepare(config: &Config, source: &RootKekSource) -> Result<(), NodeErro
                 PassphraseParams::generate(PassphraseParams::COST).create(&path)?;
             }
         }
-        RootKekSource::Transit { .. } => match spec_of(config, source)? {
-            RootSpec::Transit(options) => TransitRoot(options).prepare().await?,
-            _ => {}
-        },
+        RootKekSource::Transit { .. } => {
+            if let RootSpec::Transit(options) = spec_of(config, source)? {
+                TransitRoot(options).prepare().await?;
+            }
+        }
         _ => {}
     }
     Ok(())

@@ -262,7 +262,7 @@ impl Vault {
     }
 
     /// A key that the caller may change: of its tenant; operators reach every key.
-    fn reachable(&self, call: &Call, id: KeyId) -> Result<Arc<KeySlot>, VaultError> {
+    pub(crate) fn reachable(&self, call: &Call, id: KeyId) -> Result<Arc<KeySlot>, VaultError> {
         let operator = call.principal.kind == Kind::Operator;
         let slot = self.access.by_id(id).filter(|slot| operator || slot.tenant == call.tenant.no);
         slot.ok_or(VaultError::NotFound)

@@ -61,7 +61,7 @@ impl Accessed {
 }
 
 /// The subject of an entry by which somebody saw a value; what was refused, or showed none, is left out.
-fn seen_of(record: &AuditRecord) -> Option<SubjectUid> {
+pub(crate) fn seen_of(record: &AuditRecord) -> Option<SubjectUid> {
     let shown = matches!(record.outcome, Outcome::Ok | Outcome::Partial) && record.fields.iter().next().is_some();
     record.subject.filter(|_| shown)
 }

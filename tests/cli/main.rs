@@ -866,6 +866,8 @@ fn every_command_fits_the_answers_of_the_api() {
         "keys status --seal",
         "keys rotate index",
         "keys records",
+        "keys move --to file",
+        "keys compromised index",
         "backup data",
         "backup list",
         "backup prune",

@@ -141,8 +141,14 @@ async fn write(book: &mut Book, writer: usize, channel: Channel, key: &Key, oper
                 erasures.erase_subject(with(&key.text, erase)).await.map(|_| Some("erase.erased"))
             }
             92..95 if writer == 0 => {
-                let kind = if dice.below(2) == 0 { pb::KeyKind::Index } else { pb::KeyKind::TenantRoot };
-                let rotate = pb::RotateKeysRequest { kind: kind as i32, tenant: "jina".into(), ..Default::default() };
+                let (kind, tenant) = match dice.below(5) {
+                    0 => (pb::KeyKind::Index, "jina"),
+                    1 => (pb::KeyKind::TenantRoot, "jina"),
+                    2 => (pb::KeyKind::Tree, "jina"),
+                    3 => (pb::KeyKind::Data, "jina"),
+                    _ => (pb::KeyKind::Signing, ""),
+                };
+                let rotate = pb::RotateKeysRequest { kind: kind as i32, tenant: tenant.into(), ..Default::default() };
                 let done = keys.rotate_keys(with(operator, rotate)).await;
                 book.rotations += u64::from(done.is_ok());
                 // One that is under way already is no fault.

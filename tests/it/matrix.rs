@@ -258,6 +258,7 @@ fn rows() -> Vec<Row> {
 
         KeyService/ListKeys(n) pb::ListKeysRequest { tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
         KeyService/RotateKeys(n) pb::RotateKeysRequest { kind: pb::KeyKind::Index as i32, tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
+        KeyService/RespondToCompromise(n) pb::RespondToCompromiseRequest { kind: pb::KeyKind::Index as i32, tenant: n.tenant.clone(), validate_only: true, ..Default::default() }, Names, Any, Fine;
         KeyService/ListRotations(n) pb::ListRotationsRequest { tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
         OperationService/PauseOperation(n) pb::PauseOperationRequest { operation: n.scheduled_too.clone(), ..Default::default() }, Names, Any, Refused(Code::FailedPrecondition);
         OperationService/ResumeOperation(n) pb::ResumeOperationRequest { operation: n.scheduled_too.clone(), ..Default::default() }, Names, Any, Refused(Code::FailedPrecondition);

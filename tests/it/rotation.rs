@@ -277,6 +277,31 @@ async fn a_root_key_rotation_is_resumed_wherever_it_was_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_signing_key_that_was_cut_off_leaves_no_old_private_key() {
+    for round in 0..rounds(4, 200) {
+        let mut s = Scene::new().await;
+        let own = s.running.test.node.keyring.keeper().own(OwnBlock::Signing).await.unwrap().unwrap();
+        let sealed = own.1[48..108].to_vec();
+        let vault = s.running.test.node.vault.clone();
+        let call = vault.call(s.running.test.operator(), vault.tenant(TenantNo::VAULT).unwrap());
+        let cut = std::time::Duration::from_micros(200 * (round as u64 % 50));
+        let _ = tokio::time::timeout(cut, vault.rotate_signing(&call, None)).await;
+        let begun = vault.list_operations(&call, None, 10).await.unwrap().rows.len();
+        drop((call, vault));
+        s = s.restart().await;
+        s.go_on(TenantNo::VAULT).await;
+        if begun > 0 {
+            assert_eq!(s.record("").await.kind, Kind::Signing, "round {round}");
+            assert!(!contains(&s.keeper_bytes(), &sealed), "round {round}");
+        }
+        s.person("ana").await;
+        let receipt = s.erase("ana").await;
+        Receipt::verify(&receipt, &s.running.test.node.vault.receipt_keys()).expect("verifies");
+        s.restart().await.running.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_root_rotates_with_a_record_and_by_its_period() {
     let s = Scene::new().await;
     s.person("ana").await;
@@ -542,4 +567,158 @@ fn copy_dir(from: &Path, to: &Path) {
         let entry = entry.unwrap();
         std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn je20_what_a_leaked_credential_read_is_told_and_it_reads_no_more() {
+    let s = Scene::new().await;
+    for subject in ["ana", "ben", "eva"] {
+        s.person(subject).await;
+    }
+    let (thief, name) = s.running.key_until(s.tenant, "laptop", None).await;
+    let read = async |subject: &str| {
+        let mut records = pb::record_service_client::RecordServiceClient::new(s.running.channel.clone());
+        let select = Some(pb::Selector { field_ids: vec![NAME], ..Default::default() });
+        let context = for_purpose(SERVICE);
+        let get = pb::GetFieldsRequest { key: by_id(subject), select, context, ..Default::default() };
+        records.get_fields(with(&thief, get)).await
+    };
+    read("eva").await.expect("before the theft");
+    s.running.test.clock.advance_ms(3_600_000);
+    let since = s.running.test.now();
+    read("ana").await.expect("after it");
+    read("ana").await.expect("again");
+    read("nobody").await.expect_err("a try");
+    s.name_of("ben").await.expect("by somebody else");
+    let uid = {
+        let call = s.running.test.call(s.tenant);
+        s.running.test.node.vault.get_subject(&call, &id("ana")).await.unwrap().subject.uid
+    };
+
+    // The incident's clock, then the runbook.
+    let mut rights = pb::rights_service_client::RightsServiceClient::new(s.running.channel.clone());
+    let incident = pb::CreateRequestRequest { kind: "incident".into(), ..Default::default() };
+    rights.create_request(with(&s.key, incident)).await.expect("the clock runs");
+    let seconds = |at: pii_vault::clock::Timestamp| Some(prost_types::Timestamp { seconds: at.0 / 1_000, nanos: 0 });
+    let leaked = pb::RespondToCompromiseRequest {
+        access_key: name.clone(),
+        tenant: "jina".into(),
+        since: seconds(since),
+        validate_only: true,
+        ..Default::default()
+    };
+    let told = s.keys().respond_to_compromise(with(&s.operator, leaked.clone())).await.expect("tell").into_inner();
+    assert_eq!((told.subjects_read, told.calls, told.complete), (1, 2, true), "{told:?}");
+    read("ana").await.expect("nothing was changed yet");
+    let leaked = pb::RespondToCompromiseRequest { validate_only: false, ..leaked };
+    let told = s.keys().respond_to_compromise(with(&s.operator, leaked)).await.expect("do").into_inner();
+    assert!(told.steps[0].step.contains("revoked") && !told.steps[0].by_hand, "{told:?}");
+    assert!(told.steps.iter().any(|step| step.by_hand) && !told.cannot_undo.is_empty());
+    assert_eq!(read("ana").await.unwrap_err().code(), Code::Unauthenticated);
+
+    // `audit access` then names whom and what.
+    let actor = pii_vault::auth::KeyId::parse(&name).unwrap().0;
+    let mut audit = pb::audit_service_client::AuditServiceClient::new(s.running.channel.clone());
+    let start_time = seconds(since);
+    let ask =
+        pb::ReportAccessRequest { actor_ids: vec![actor], start_time, tenant: "jina".into(), ..Default::default() };
+    let report = audit.report_access(with(&s.operator, ask)).await.expect("report").into_inner().accesses;
+    assert_eq!(report.len(), 1, "{report:?}");
+    assert_eq!((report[0].subject_uid, &report[0].field_ids[..], report[0].read_count), (uid.0, &[NAME][..], 3));
+    s.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compromised_root_key_is_answered_in_the_order_of_the_runbook() {
+    let s = Scene::new().await;
+    s.person("ana").await;
+    let ask = |kind: pb::KeyKind, tenant: &str| pb::RespondToCompromiseRequest {
+        kind: kind as i32,
+        tenant: tenant.into(),
+        ..Default::default()
+    };
+    let refused = s.keys().respond_to_compromise(with(&s.operator, ask(pb::KeyKind::Root, ""))).await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::FailedPrecondition, "ROOT_KEY_UNAVAILABLE"));
+    s.running.stop().await;
+
+    let s = Scene::with_next_root().await;
+    s.person("ana").await;
+    let former = (s.running.test.node.keyring.kek_id(), s.running.test.node.vault.receipt_keys()[0]);
+    let generation = s.running.test.node.keyring.generation(s.tenant).unwrap();
+    let told = s.keys().respond_to_compromise(with(&s.operator, ask(pb::KeyKind::Root, ""))).await.expect("do");
+    let told = told.into_inner();
+    let done: Vec<&str> = told.steps.iter().filter(|step| !step.by_hand).map(|step| step.step.as_str()).collect();
+    assert!(done[0].starts_with("every root is wrapped") && done.last().unwrap().contains("signing"), "{done:?}");
+    for no in [TenantNo::VAULT, s.tenant] {
+        s.go_on(no).await;
+    }
+    assert!(!contains(&s.keeper_bytes(), &former.0), "nothing is under the old key");
+    assert_ne!(s.running.test.node.vault.receipt_keys()[0], former.1);
+    assert!(s.running.test.node.keyring.generation(s.tenant).unwrap() > generation);
+    for kind in [Kind::Tree, Kind::TenantRoot] {
+        let list = pb::ListRotationsRequest { tenant: "jina".into(), ..Default::default() };
+        let list = s.keys().list_rotations(with(&s.operator, list)).await.unwrap().into_inner().rotations;
+        let keys = s.running.test.node.vault.receipt_keys();
+        let of = |one: &pb::Rotation| RotationRecord::verify(&one.record, &keys).unwrap().record.kind;
+        assert!(list.iter().any(|one| of(one) == kind), "{kind:?}");
+    }
+    assert_eq!(s.name_of("ana").await.unwrap(), "Jane Roe");
+    for kind in [pb::KeyKind::Signing, pb::KeyKind::Root] {
+        let own = ask(kind, "");
+        let status = s.keys().respond_to_compromise(with(&s.key, own)).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "a tenant's key cannot");
+    }
+    for kind in [pb::KeyKind::Index, pb::KeyKind::Data, pb::KeyKind::PasswordPepper, pb::KeyKind::TenantRoot] {
+        let told = s.keys().respond_to_compromise(with(&s.operator, ask(kind, "jina"))).await.expect("do").into_inner();
+        assert!(!told.steps.is_empty() && !told.cannot_undo.is_empty(), "{kind:?}");
+    }
+    s.running.stop().await;
+}
+
+/// What the rotations cost on this machine; a measurement, run by hand with `--release`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement: prints figures"]
+async fn cost_of_rotations() {
+    let number = |name: &str, few: u32| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(few);
+    let (tenants, slots, people) =
+        (number("PII_TENANTS", 1_000), number("PII_SLOTS", 1_000_000), number("PII_PEOPLE", 20_000));
+    let s = Scene::with_next_root().await;
+    let vault = s.running.test.node.vault.clone();
+    let own = vault.job_call(vault.tenant(TenantNo::VAULT).unwrap());
+    for n in 0..tenants {
+        let new = pii_vault::vault::tenants::NewTenant {
+            name: Name::parse("tenant", &format!("t-{n}")).unwrap(),
+            kind: pii_vault::vault::tenant::TenantKind::Test,
+            region: None,
+            display_name: None,
+            quota_subjects: 0,
+        };
+        let call = vault.call(s.running.test.operator(), own.tenant.clone());
+        vault.create_tenant(&call, new, None, None).await.expect("tenant");
+    }
+    s.rotate(pb::KeyKind::Root, "").await.expect("rotate");
+    let begun = std::time::Instant::now();
+    s.go_on(TenantNo::VAULT).await;
+    println!("root key of {tenants} tenants: {:.2} s", begun.elapsed().as_secs_f64());
+
+    let keyring = s.running.test.node.keyring.clone();
+    while keyring.leaves(s.tenant).await.unwrap() < slots / 120 {
+        keyring.allocate(s.tenant, 30_000).await.expect("slots");
+    }
+    s.rotate(pb::KeyKind::Tree, "jina").await.expect("rotate");
+    let begun = std::time::Instant::now();
+    s.go_on(s.tenant).await;
+    println!("tree of {slots} slots: {:.2} s", begun.elapsed().as_secs_f64());
+
+    let call = s.running.test.call(s.tenant);
+    for n in 0..people {
+        crate::erase::person(&s.running.test, &call, &format!("p-{n}")).await;
+    }
+    s.rotate(pb::KeyKind::Data, "jina").await.expect("rotate");
+    let begun = std::time::Instant::now();
+    s.go_on(s.tenant).await;
+    let seconds = begun.elapsed().as_secs_f64();
+    println!("data keys of {people} people: {seconds:.2} s, {:.0} a second", f64::from(people) / seconds);
+    drop((vault, own, keyring, call));
+    s.running.stop().await;
 }
