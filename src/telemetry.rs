@@ -207,7 +207,7 @@ pub fn init_metrics() -> Result<PrometheusHandle, TelemetryError> {
     for (name, help) in DESCRIBED {
         if name.ends_with("_total") {
             metrics::describe_counter!(*name, *help);
-        } else if name.ends_with("_seconds") && !name.ends_with("_age_seconds") {
+        } else if [CALL_SECONDS, JOB_SECONDS].contains(name) {
             metrics::describe_histogram!(*name, *help);
         } else {
             metrics::describe_gauge!(*name, *help);
