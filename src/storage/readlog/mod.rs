@@ -277,6 +277,9 @@ struct Shared {
     entries: AtomicU64,
     bytes: AtomicU64,
     batches: AtomicU64,
+    /// Rounds of the thread.
+    #[cfg(test)]
+    turns: AtomicU64,
     #[cfg(test)]
     fault: Mutex<Option<tests::Fault>>,
 }
@@ -325,6 +328,8 @@ impl ReadLog {
             entries: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             batches: AtomicU64::new(0),
+            #[cfg(test)]
+            turns: AtomicU64::new(0),
             #[cfg(test)]
             fault: Mutex::new(None),
         });
@@ -467,6 +472,8 @@ fn run(shared: &Shared, mut segment: Segment) {
     let mut frame = Vec::new();
     let mut last = 0;
     loop {
+        #[cfg(test)]
+        shared.turns.fetch_add(1, Ordering::Relaxed);
         let (batch, entries) = {
             let mut q = shared.queue.lock();
             // Builders go back with their memory, unless a burst made them large.
@@ -490,13 +497,9 @@ fn run(shared: &Shared, mut segment: Segment) {
                 }
             }
             if q.groups.is_empty() {
-                on_exit.orderly = q.closing;
-                match q.closing {
-                    true => return,
-                    false => continue,
-                }
+                on_exit.orderly = true;
+                return;
             }
-            q.hurry = false;
             if last >= GATHER_FROM {
                 let half = shared.options.queue_entries / 2;
                 for _ in 0..GATHER_STEPS {
@@ -512,6 +515,8 @@ fn run(shared: &Shared, mut segment: Segment) {
                 }
             }
             std::mem::swap(&mut groups, &mut q.groups);
+            // Those who came while it gathered are in this batch, too: nobody waits for the next one yet.
+            q.hurry = false;
             q.batch_no += 1;
             q.bytes = 0;
             (std::mem::replace(&mut q.batch, Batch::new()), std::mem::take(&mut q.entries))

@@ -91,6 +91,25 @@ fn a_note_is_written_by_itself_with_its_neighbours_and_at_the_end() {
 }
 
 #[test]
+fn the_thread_rests_when_nothing_comes_however_the_last_ones_came() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, _) = open(dir.path());
+    for _ in 0..20 {
+        // Some come while the batch of the others gathers.
+        std::thread::scope(|scope| {
+            for n in 0..32 {
+                let log = &log;
+                scope.spawn(move || (0..8).for_each(|k| drop(wait(log.append(TenantNo(1), &record(n * 8 + k))))));
+            }
+        });
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        let before = log.shared.turns.load(Ordering::Relaxed);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert_eq!(log.shared.turns.load(Ordering::Relaxed), before);
+    }
+}
+
+#[test]
 fn a_full_queue_answers_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let (log, _) = ReadLog::open(dir.path(), ReadLogOptions { queue_entries: 8, ..options() }, &[], NOW).unwrap();

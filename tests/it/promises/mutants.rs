@@ -24,8 +24,9 @@ const NO_RULES: [(&str, &str); 4] = [
 ];
 
 /// What else survives, and why it may.
-const MAY_LIVE: [(&str, &str, &str); 4] = [
+const MAY_LIVE: [(&str, &str, &str); 5] = [
     ("jina-connect", "2026-08-15", "Independence Day of 2026 is a Saturday, no business day in any case"),
+    ("jina-connect", "channels = ", "compared with the claims alone, and another recipient carries the same channel"),
     ("jina-connect", "from = \"origin\"", "it is the default, said for readers"),
     ("jiwa-ai", "from = \"origin\"", "it is the default, said for readers"),
     ("jenny-erp", "from = \"origin\"", "it is the default, said for readers"),
