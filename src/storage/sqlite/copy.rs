@@ -3,9 +3,11 @@
 //! One read transaction holds for the whole copy: a copy that reads anew at each step begins again with each commit and
 //! never ends under writes. Until it ends the write-ahead log is not cut, so a slow copy beside many writes costs disk.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
@@ -17,14 +19,34 @@ use super::{CopyWatch, Options, StoreError, connect, io};
 const STEP: i32 = 256;
 const PAGE: u64 = 4096;
 
+/// Between two syncs of a copy: what is written meanwhile is a few megabytes.
+const SYNC_PAUSE: Duration = Duration::from_millis(2);
+
 /// Writes a new file, which the caller syncs; removes it where that fails. Blocking.
 pub(super) fn copy(options: &Options, path: &Path, watch: &mut CopyWatch) -> Result<()> {
-    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io)?;
-    let copied = fill(options, path, watch);
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io)?;
+    let copying = AtomicBool::new(true);
+    let copied = std::thread::scope(|scope| {
+        let syncing = scope.spawn(|| keep_synced(&file, &copying));
+        let copied = fill(options, path, watch);
+        copying.store(false, Ordering::Relaxed);
+        let synced = syncing.join().map_err(|_| io(std::io::Error::other("the thread that syncs died")))?;
+        copied.and(synced.map_err(io))
+    });
     if copied.is_err() {
         let _ = std::fs::remove_file(path);
     }
     copied
+}
+
+/// Syncs what was written so far, again and again: one sync of the whole at the end would keep every other one on that
+/// disk waiting for as long, those that reads wait for among them.
+fn keep_synced(file: &File, copying: &AtomicBool) -> std::io::Result<()> {
+    while copying.load(Ordering::Relaxed) {
+        file.sync_data()?;
+        std::thread::sleep(SYNC_PAUSE);
+    }
+    Ok(())
 }
 
 fn fill(options: &Options, path: &Path, watch: &mut CopyWatch) -> Result<()> {
