@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
 
 use crate::clock::{Clock, Timestamp};
 use crate::keyring::keeper::KeeperError;
@@ -138,6 +139,9 @@ impl Pace {
         !*stopped
     }
 }
+
+/// The lowest priority that there is (`nice`).
+const LOWEST: i32 = 19;
 
 /// What an archive is made of.
 #[derive(Clone)]
@@ -298,9 +302,17 @@ fn stopped_or(copied: Result<(), StoreError>, pace: &Pace) -> Result<(), BackupE
     }
 }
 
-/// Runs what blocks beside the runtime's own threads.
+/// Runs what blocks on a thread of its own and the lowest priority: whoever waits for an answer goes first.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, BackupError> + Send + 'static,
 ) -> Result<T, BackupError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(BackupError::Interrupted))
+    let (tell, told) = oneshot::channel();
+    let spawned = std::thread::Builder::new().name("backup".into()).spawn(move || {
+        // On Linux that of the calling thread alone, and of those that it starts.
+        let _ = rustix::process::nice(LOWEST);
+        // A caller who hung up does not need the answer.
+        let _ = tell.send(work());
+    });
+    spawned.map_err(at(Path::new("thread")))?;
+    told.await.unwrap_or(Err(BackupError::Interrupted))
 }

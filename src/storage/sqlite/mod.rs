@@ -467,7 +467,7 @@ impl Store for SqliteStore {
         // A thread of its own: a copy takes as long as the disk needs and must not keep a reader from its work.
         let spawned = std::thread::Builder::new().name("copy".into()).spawn(move || {
             // On Linux this is the priority of the calling thread alone: whoever waits for an answer goes first.
-            let _ = rustix::process::nice(10);
+            let _ = rustix::process::nice(19);
             // A caller who hung up does not need the answer.
             let _ = answer.send(copy::copy(&options, &path, &mut watch));
         });
