@@ -6,7 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -25,11 +25,11 @@ const SYNC_PAUSE: Duration = Duration::from_millis(2);
 /// Writes a new file, which the caller syncs; removes it where that fails. Blocking.
 pub(super) fn copy(options: &Options, path: &Path, watch: &mut CopyWatch) -> Result<()> {
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io)?;
-    let copying = AtomicBool::new(true);
+    let (copying, ended) = mpsc::channel();
     let copied = std::thread::scope(|scope| {
-        let syncing = scope.spawn(|| keep_synced(&file, &copying));
+        let syncing = scope.spawn(|| keep_synced(&file, ended));
         let copied = fill(options, path, watch);
-        copying.store(false, Ordering::Relaxed);
+        drop(copying);
         let synced = syncing.join().map_err(|_| io(std::io::Error::other("the thread that syncs died")))?;
         copied.and(synced.map_err(io))
     });
@@ -41,12 +41,13 @@ pub(super) fn copy(options: &Options, path: &Path, watch: &mut CopyWatch) -> Res
 
 /// Syncs what was written so far, again and again: one sync of the whole at the end would keep every other one on that
 /// disk waiting for as long, those that reads wait for among them.
-fn keep_synced(file: &File, copying: &AtomicBool) -> std::io::Result<()> {
-    while copying.load(Ordering::Relaxed) {
+fn keep_synced(file: &File, ended: mpsc::Receiver<()>) -> std::io::Result<()> {
+    loop {
         file.sync_data()?;
-        std::thread::sleep(SYNC_PAUSE);
+        if ended.recv_timeout(SYNC_PAUSE) != Err(RecvTimeoutError::Timeout) {
+            return Ok(());
+        }
     }
-    Ok(())
 }
 
 fn fill(options: &Options, path: &Path, watch: &mut CopyWatch) -> Result<()> {
