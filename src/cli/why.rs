@@ -10,6 +10,43 @@ use crate::cli::values::wire;
 use crate::grpc::pb;
 use clap::Args;
 
+/// Who would call, about what, and why.
+#[derive(Debug, Args)]
+struct Caller {
+    /// Name of the key that would call [default: the one in use]
+    #[arg(long)]
+    key: Option<String>,
+    #[command(flatten)]
+    select: SelectArgs,
+    #[command(flatten)]
+    context: ContextArgs,
+    /// With which view: plain, masked, token
+    #[arg(long, value_parser = args::view)]
+    view: Option<i32>,
+}
+
+impl Caller {
+    /// What the vault would decide for that verb, about that subject or in that group.
+    async fn ask(
+        self,
+        s: &Session,
+        verb: i32,
+        subject: String,
+        group: String,
+    ) -> Result<pb::TestAccessResponse, CliError> {
+        let request = pb::TestAccessRequest {
+            access_key: self.key.unwrap_or_default(),
+            verb,
+            select: self.select.select(s).await?,
+            context: self.context.context(s).await?,
+            view: self.view.unwrap_or(0),
+            group,
+            subject,
+        };
+        Ok(s.access().test_access(request).await?.into_inner())
+    }
+}
+
 /// `test-access`
 #[derive(Debug, Args)]
 #[command(after_help = "Exit code 0 when it would be allowed, 4 when not.
@@ -22,16 +59,8 @@ pub struct TestAccess {
     /// What would be done: read, write, delete, find, export, erase, hold, release, subject, group, ...
     #[arg(value_parser = args::verb)]
     verb: i32,
-    /// Name of the key to test [default: the one in use]
-    #[arg(long)]
-    key: Option<String>,
     #[command(flatten)]
-    select: SelectArgs,
-    #[command(flatten)]
-    context: ContextArgs,
-    /// With which view: plain, masked, token
-    #[arg(long, value_parser = args::view)]
-    view: Option<i32>,
+    caller: Caller,
     /// In which group the subject is
     #[arg(long, conflicts_with = "subject")]
     group: Option<String>,
@@ -42,16 +71,7 @@ pub struct TestAccess {
 
 /// `test-access`
 pub async fn test_access(s: &Session, a: TestAccess) -> Result<(), CliError> {
-    let request = pb::TestAccessRequest {
-        access_key: a.key.unwrap_or_default(),
-        verb: a.verb,
-        select: a.select.select(s).await?,
-        context: a.context.context(s).await?,
-        view: a.view.unwrap_or(0),
-        group: a.group.unwrap_or_default(),
-        subject: a.subject.unwrap_or_default(),
-    };
-    let answer = s.access().test_access(request).await?.into_inner();
+    let answer = a.caller.ask(s, a.verb, a.subject.unwrap_or_default(), a.group.unwrap_or_default()).await?;
     print_decisions(s.out, &answer, &s.names_if_any().await)?;
     if answer.allowed { Ok(()) } else { Err(CliError::WouldBeDenied) }
 }
@@ -86,30 +106,13 @@ pub struct Why {
     /// What would be done: read, write, delete, find, export
     #[arg(long, value_parser = args::verb, default_value = "read")]
     verb: i32,
-    /// Name of the key that would call [default: the one in use]
-    #[arg(long)]
-    key: Option<String>,
     #[command(flatten)]
-    select: SelectArgs,
-    #[command(flatten)]
-    context: ContextArgs,
-    /// With which view: plain, masked, token
-    #[arg(long, value_parser = args::view)]
-    view: Option<i32>,
+    caller: Caller,
 }
 
 /// `why`
 pub async fn why(s: &Session, a: Why) -> Result<(), CliError> {
-    let request = pb::TestAccessRequest {
-        access_key: a.key.unwrap_or_default(),
-        verb: a.verb,
-        select: a.select.select(s).await?,
-        context: a.context.context(s).await?,
-        view: a.view.unwrap_or(0),
-        group: String::new(),
-        subject: a.subject,
-    };
-    let answer = s.access().test_access(request).await?.into_inner();
+    let answer = a.caller.ask(s, a.verb, a.subject, String::new()).await?;
     if s.out.json {
         s.out.document(&wire(&answer))?;
     } else {
