@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::clock::Timestamp;
+use crate::crypto::document::{self, DocumentRefused, canonical};
 use crate::crypto::merkle;
-use crate::crypto::sign::{Domain, Signing, key_id, verify};
+use crate::crypto::sign::{Domain, Signing};
 use crate::ids::{ClassNo, DekVersion, Generation, ObjectId, RecipientNo, SubjectId, SubjectUid, TenantNo, VaultId};
 
 const FORMAT: &str = "pii-vault erasure receipt v1";
@@ -186,6 +187,16 @@ pub enum ReceiptRefused {
     Signature,
 }
 
+impl From<DocumentRefused> for ReceiptRefused {
+    fn from(refused: DocumentRefused) -> Self {
+        match refused {
+            DocumentRefused::Form | DocumentRefused::Unsigned => ReceiptRefused::Form,
+            DocumentRefused::UnknownKey => ReceiptRefused::UnknownKey,
+            DocumentRefused::Signature => ReceiptRefused::Signature,
+        }
+    }
+}
+
 /// A receipt whose signature was checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified {
@@ -205,7 +216,7 @@ impl Receipt {
             signature: None,
             statement: STATEMENT.into(),
         };
-        signed.signature = Some(HEXLOWER.encode(&key.sign(Domain::Receipt, &canonical(&signed))));
+        signed.signature = Some(document::sign(Domain::Receipt, &signed, key));
         canonical(&signed)
     }
 
@@ -218,14 +229,8 @@ impl Receipt {
         if canonical(&signed) != json {
             return Err(ReceiptRefused::Form);
         }
-        let key = public_keys.iter().find(|k| key_id(k) == signed.key_id).ok_or(ReceiptRefused::UnknownKey)?;
-        let text = signed.signature.as_deref().ok_or(ReceiptRefused::Form)?;
-        let signature = HEXLOWER.decode(text.as_bytes()).ok().and_then(|s| s.try_into().ok());
-        let signature: [u8; 64] = signature.ok_or(ReceiptRefused::Form)?;
-        let unsigned = Signed { signature: None, ..signed };
-        if !verify(key, Domain::Receipt, &canonical(&unsigned), &signature) {
-            return Err(ReceiptRefused::Signature);
-        }
+        let (signature, unsigned) = (signed.signature.clone(), Signed { signature: None, ..signed });
+        document::check(Domain::Receipt, &unsigned, &unsigned.key_id, signature.as_deref(), public_keys)?;
         Ok(Verified { receipt: unsigned.receipt, key_id: unsigned.key_id })
     }
 
@@ -368,10 +373,6 @@ impl MemberProof {
         }
         Ok(proof)
     }
-}
-
-fn canonical<T: Serialize>(value: &T) -> Vec<u8> {
-    serde_json_canonicalizer::to_vec(value).expect("plain structs of texts and whole numbers are JSON")
 }
 
 mod time {

@@ -1,14 +1,14 @@
 //! The honesty report: what a tenant's published text claims, sentence by sentence, and what was found about it when the
 //! report was made. Signed, so that whoever has it and the vault's public keys can check it without the vault.
 //!
-//! *Held* is said only of what was looked at for this report; what was looked at stands beside it. A report is canonical
-//! JSON (RFC 8785) with an Ed25519 signature over the same JSON without `signature`.
+//! *Held* is said only of what was looked at for this report; what was looked at stands beside it. A report is a signed
+//! document ([`crate::crypto::document`]).
 
-use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 
-use crate::crypto::sign::{Domain, Signing, key_id, verify};
+use crate::crypto::document::{self, DocumentRefused};
+use crate::crypto::sign::{Domain, Signing};
 
 const FORMAT: &str = "pii-vault honesty report v1";
 
@@ -106,59 +106,21 @@ pub struct Report {
     pub can_claim: Vec<String>,
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Signed {
-    format: String,
-    key_id: String,
-    report: Report,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    signature: Option<String>,
-}
-
-/// Why a report does not count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum ReportRefused {
-    #[error("not a report in its one canonical form")]
-    Form,
-    #[error("signed by a key that is not among those given")]
-    UnknownKey,
-    #[error("the signature does not fit the contents")]
-    Signature,
-}
-
-fn canonical<T: Serialize>(value: &T) -> Vec<u8> {
-    serde_json_canonicalizer::to_vec(value).expect("plain structs of texts and whole numbers are JSON")
-}
-
 impl Report {
     /// Signs; answers the report as it is handed out.
     pub fn sign(&self, key: &Signing) -> Vec<u8> {
-        let mut signed = Signed { format: FORMAT.into(), key_id: key.key_id(), report: self.clone(), signature: None };
-        signed.signature = Some(HEXLOWER.encode(&key.sign(Domain::Report, &canonical(&signed))));
-        canonical(&signed)
+        document::write(Domain::Report, FORMAT, self, Some(key))
     }
 
     /// The report without a check of its signature, for those who were just handed it by the vault.
     pub fn read(json: &[u8]) -> Option<Report> {
-        serde_json::from_slice::<Signed>(json).ok().filter(|s| s.format == FORMAT).map(|signed| signed.report)
+        serde_json::from_value(document::read(FORMAT, json).ok()?.0).ok()
     }
 
     /// Checks a report with nothing but public keys; answers the id of the one that signed.
-    pub fn verify(json: &[u8], public_keys: &[[u8; 32]]) -> Result<(Report, String), ReportRefused> {
-        let signed: Signed = serde_json::from_slice(json).map_err(|_| ReportRefused::Form)?;
-        if signed.format != FORMAT || canonical(&signed) != json {
-            return Err(ReportRefused::Form);
-        }
-        let key = public_keys.iter().find(|k| key_id(k) == signed.key_id).ok_or(ReportRefused::UnknownKey)?;
-        let text = signed.signature.as_deref().ok_or(ReportRefused::Form)?;
-        let signature = HEXLOWER.decode(text.as_bytes()).ok().and_then(|s| s.try_into().ok());
-        let signature: [u8; 64] = signature.ok_or(ReportRefused::Form)?;
-        let unsigned = Signed { signature: None, ..signed };
-        if !verify(key, Domain::Report, &canonical(&unsigned), &signature) {
-            return Err(ReportRefused::Signature);
-        }
-        Ok((unsigned.report, unsigned.key_id))
+    pub fn verify(json: &[u8], public_keys: &[[u8; 32]]) -> Result<(Report, String), DocumentRefused> {
+        let (body, key_id) = document::verify(Domain::Report, FORMAT, json, public_keys)?;
+        Ok((serde_json::from_value(body).map_err(|_| DocumentRefused::Form)?, key_id))
     }
 
     /// How many promises have that status.
@@ -354,7 +316,7 @@ mod tests {
         let public = [key.public()];
         assert_eq!(Report::verify(&json, &public).unwrap().0, report());
         assert_eq!(Report::read(&json), Some(report()));
-        assert_eq!(Report::verify(&json, &[[1; 32]]).unwrap_err(), ReportRefused::UnknownKey);
+        assert_eq!(Report::verify(&json, &[[1; 32]]).unwrap_err(), DocumentRefused::UnknownKey);
         for at in (0..json.len()).step_by(7) {
             let mut changed = json.clone();
             changed[at] ^= 1;

@@ -5,8 +5,9 @@
 
 use super::chain::{Chain, Head};
 use crate::clock::Timestamp;
+use crate::crypto::document::{self, DocumentRefused, canonical};
 use crate::crypto::merkle;
-use crate::crypto::sign::{Domain, Signing, key_id, verify};
+use crate::crypto::sign::{Domain, Signing};
 use crate::ids::{TenantNo, VaultId};
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
@@ -113,7 +114,7 @@ impl Checkpoint {
             signature: None,
             vault: HEXLOWER.encode(&vault.0),
         };
-        signed.signature = Some(HEXLOWER.encode(&key.sign(Domain::Checkpoint, &canonical(&signed))));
+        signed.signature = Some(document::sign(Domain::Checkpoint, &signed, key));
         Checkpoint { signed, heads }
     }
 
@@ -220,12 +221,18 @@ fn check_signature(signed: &Signed, public_keys: &[[u8; 32]]) -> Result<(), Chec
     if signed.format != FORMAT {
         return Err(CheckpointError::Form);
     }
-    let key = public_keys.iter().find(|k| key_id(k) == signed.key_id).ok_or(CheckpointError::UnknownKey)?;
-    let text = signed.signature.as_deref().ok_or(CheckpointError::Form)?;
-    let signature = HEXLOWER.decode(text.as_bytes()).map_err(|_| CheckpointError::Form)?;
-    let signature: [u8; 64] = signature.try_into().map_err(|_| CheckpointError::Form)?;
     let unsigned = Signed { signature: None, ..signed.clone() };
-    verify(key, Domain::Checkpoint, &canonical(&unsigned), &signature).then_some(()).ok_or(CheckpointError::Signature)
+    Ok(document::check(Domain::Checkpoint, &unsigned, &signed.key_id, signed.signature.as_deref(), public_keys)?)
+}
+
+impl From<DocumentRefused> for CheckpointError {
+    fn from(refused: DocumentRefused) -> Self {
+        match refused {
+            DocumentRefused::Form | DocumentRefused::Unsigned => CheckpointError::Form,
+            DocumentRefused::UnknownKey => CheckpointError::UnknownKey,
+            DocumentRefused::Signature => CheckpointError::Signature,
+        }
+    }
 }
 
 fn json_head(h: &ChainHead) -> JsonHead {
@@ -247,10 +254,6 @@ fn read_head(h: &JsonHead) -> Result<ChainHead, CheckpointError> {
 fn hash(text: &str) -> Result<[u8; 32], CheckpointError> {
     let bytes = HEXLOWER.decode(text.as_bytes()).map_err(|_| CheckpointError::Form)?;
     bytes.try_into().map_err(|_| CheckpointError::Form)
-}
-
-fn canonical<T: Serialize>(value: &T) -> Vec<u8> {
-    serde_json_canonicalizer::to_vec(value).expect("plain structs of texts and whole numbers are JSON")
 }
 
 /// Parses and refuses every other spelling of the same contents.

@@ -352,7 +352,7 @@ async fn records(s: &Session, output: Option<PathBuf>, list: ListArgs) -> Result
             None => String::new(),
         };
         let parts = ["kind", "scope", "from/number", "to/number", "moved", "lost", "fate", "ended_at", "operation"];
-        parts.iter().map(|part| text(&format!("/record/{part}"))).collect()
+        parts.iter().map(|part| text(&format!("/body/{part}"))).collect()
     });
     let heads = ["KIND", "ONLY", "OLD", "NEW", "MOVED", "LOST", "OLD IS", "ENDED", "OPERATION"];
     s.out.rows(&heads, rows.collect())

@@ -1,5 +1,5 @@
-//! Signed documents: canonical JSON (RFC 8785) of `{body, format, key_id}`, and with it as `signature` the Ed25519 signature
-//! over exactly that, in a domain of its own.
+//! Signed documents: canonical JSON (RFC 8785) with an Ed25519 signature over the same JSON without `signature`, in a domain of
+//! its own. Most are `{body, format, key_id, signature}`; [`sign`] and [`check`] serve forms that lie flatter.
 
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
@@ -31,8 +31,29 @@ pub enum DocumentRefused {
     Signature,
 }
 
-fn canonical(document: &Document) -> Vec<u8> {
-    serde_json_canonicalizer::to_vec(document).expect("JSON that was made or read is JSON")
+/// The one spelling of a plain struct of texts and whole numbers.
+pub fn canonical<T: Serialize>(value: &T) -> Vec<u8> {
+    serde_json_canonicalizer::to_vec(value).expect("plain structs of texts and whole numbers are JSON")
+}
+
+/// The signature over a form whose own `signature` is left out, in hexadecimal.
+pub fn sign<T: Serialize>(domain: Domain, unsigned: &T, key: &Signing) -> String {
+    HEXLOWER.encode(&key.sign(domain, &canonical(unsigned)))
+}
+
+/// Whether a signature over a form without it is right, by the key of that id among those given.
+pub fn check<T: Serialize>(
+    domain: Domain,
+    unsigned: &T,
+    id: &str,
+    signature: Option<&str>,
+    public_keys: &[[u8; 32]],
+) -> Result<(), DocumentRefused> {
+    let text = signature.ok_or(DocumentRefused::Unsigned)?;
+    let key = public_keys.iter().find(|key| key_id(key) == id).ok_or(DocumentRefused::UnknownKey)?;
+    let signature = HEXLOWER.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
+    let signature: [u8; 64] = signature.ok_or(DocumentRefused::Form)?;
+    right(key, domain, &canonical(unsigned), &signature).then_some(()).ok_or(DocumentRefused::Signature)
 }
 
 /// The document over `body`, which must be a plain struct of texts and whole numbers; without a key it says that nobody
@@ -40,7 +61,7 @@ fn canonical(document: &Document) -> Vec<u8> {
 pub fn write(domain: Domain, format: &str, body: &impl Serialize, key: Option<&Signing>) -> Vec<u8> {
     let body = serde_json::to_value(body).expect("plain structs of texts and whole numbers are JSON");
     let mut document = Document { body, format: format.to_owned(), key_id: key.map(Signing::key_id), signature: None };
-    document.signature = key.map(|key| HEXLOWER.encode(&key.sign(domain, &canonical(&document))));
+    document.signature = key.map(|key| sign(domain, &document, key));
     canonical(&document)
 }
 
@@ -64,17 +85,10 @@ pub fn verify(
     if document.format != format || canonical(&document) != json {
         return Err(DocumentRefused::Form);
     }
-    let (Some(id), Some(text)) = (document.key_id.clone(), &document.signature) else {
-        return Err(DocumentRefused::Unsigned);
-    };
-    let key = public_keys.iter().find(|key| key_id(key) == id).ok_or(DocumentRefused::UnknownKey)?;
-    let signature = HEXLOWER.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
-    let signature: [u8; 64] = signature.ok_or(DocumentRefused::Form)?;
-    let unsigned = Document { signature: None, ..document };
-    match right(key, domain, &canonical(&unsigned), &signature) {
-        true => Ok((unsigned.body, id)),
-        false => Err(DocumentRefused::Signature),
-    }
+    let id = document.key_id.clone().ok_or(DocumentRefused::Unsigned)?;
+    let (signature, unsigned) = (document.signature.clone(), Document { signature: None, ..document });
+    check(domain, &unsigned, &id, signature.as_deref(), public_keys)?;
+    Ok((unsigned.body, id))
 }
 
 #[cfg(test)]

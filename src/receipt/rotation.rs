@@ -1,15 +1,13 @@
 //! The signed record of a rotation: which key took whose place, what was moved, and what became of the old one. Verified
 //! offline like an erasure receipt, with the vault's public keys alone.
-//!
-//! Canonical JSON (RFC 8785) with an Ed25519 signature over the same JSON without `signature`; one spelling only.
 
-use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
-use crate::crypto::sign::{Domain, Signing, key_id, verify};
+use crate::crypto::document::{self, DocumentRefused};
+use crate::crypto::sign::{Domain, Signing};
 use crate::ids::{Generation, ObjectId, TenantNo, VaultId};
-use crate::receipt::{AuditPosition, Keeper, ReceiptRefused, canonical, time, time_option, vault_hex};
+use crate::receipt::{AuditPosition, Keeper, time, time_option, vault_hex};
 
 const FORMAT: &str = "pii-vault rotation record v1";
 
@@ -108,17 +106,6 @@ pub struct RotationRecord {
     pub audit: AuditPosition,
 }
 
-/// The signed form.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Signed {
-    format: String,
-    key_id: String,
-    record: RotationRecord,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    signature: Option<String>,
-}
-
 /// A record whose signature was checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedRotation {
@@ -130,34 +117,14 @@ pub struct VerifiedRotation {
 impl RotationRecord {
     /// Signs; answers the record as it is stored and handed out.
     pub fn sign(&self, key: &Signing) -> Vec<u8> {
-        let mut signed = Signed { format: FORMAT.into(), key_id: key.key_id(), record: self.clone(), signature: None };
-        signed.signature = Some(HEXLOWER.encode(&key.sign(Domain::Rotation, &canonical(&signed))));
-        canonical(&signed)
-    }
-
-    /// Whether these bytes say that they are such a record; nothing is checked.
-    pub fn is_one(json: &[u8]) -> bool {
-        serde_json::from_slice::<Signed>(json).is_ok_and(|signed| signed.format == FORMAT)
+        document::write(Domain::Rotation, FORMAT, self, Some(key))
     }
 
     /// Checks a record with nothing but public keys (all that the vault ever published).
-    pub fn verify(json: &[u8], public_keys: &[[u8; 32]]) -> Result<VerifiedRotation, ReceiptRefused> {
-        let signed: Signed = serde_json::from_slice(json).map_err(|_| ReceiptRefused::Form)?;
-        if signed.format != FORMAT {
-            return Err(ReceiptRefused::Format);
-        }
-        if canonical(&signed) != json {
-            return Err(ReceiptRefused::Form);
-        }
-        let key = public_keys.iter().find(|k| key_id(k) == signed.key_id).ok_or(ReceiptRefused::UnknownKey)?;
-        let text = signed.signature.as_deref().ok_or(ReceiptRefused::Form)?;
-        let signature = HEXLOWER.decode(text.as_bytes()).ok().and_then(|s| s.try_into().ok());
-        let signature: [u8; 64] = signature.ok_or(ReceiptRefused::Form)?;
-        let unsigned = Signed { signature: None, ..signed };
-        if !verify(key, Domain::Rotation, &canonical(&unsigned), &signature) {
-            return Err(ReceiptRefused::Signature);
-        }
-        Ok(VerifiedRotation { record: unsigned.record, key_id: unsigned.key_id })
+    pub fn verify(json: &[u8], public_keys: &[[u8; 32]]) -> Result<VerifiedRotation, DocumentRefused> {
+        let (body, key_id) = document::verify(Domain::Rotation, FORMAT, json, public_keys)?;
+        let record = serde_json::from_value(body).map_err(|_| DocumentRefused::Form)?;
+        Ok(VerifiedRotation { record, key_id })
     }
 
     /// For people.
@@ -233,7 +200,7 @@ mod tests {
         let json = record().sign(&key);
         let made = RotationRecord::verify(&json, &[other.public(), key.public()]).unwrap();
         assert_eq!(made.key_id, key.key_id());
-        assert_eq!(RotationRecord::verify(&json, &[other.public()]), Err(ReceiptRefused::UnknownKey));
+        assert_eq!(RotationRecord::verify(&json, &[other.public()]), Err(DocumentRefused::UnknownKey));
         for i in 0..json.len() {
             for flip in [1, 2, 0x20] {
                 let mut bad = json.clone();
@@ -241,7 +208,6 @@ mod tests {
                 assert!(RotationRecord::verify(&bad, &[key.public()]).is_err(), "byte {i} ^ {flip}");
             }
         }
-        assert!(RotationRecord::is_one(&json) && !RotationRecord::is_one(b"{}"));
     }
 
     #[test]

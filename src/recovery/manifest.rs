@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::clock::Timestamp;
+use crate::crypto::document::canonical;
 use crate::crypto::sign::{Domain, Signing, key_id, verify};
 use crate::ids::VaultId;
 use crate::keyring::ledger::LedgerHead;
@@ -99,10 +100,6 @@ pub enum ManifestError {
 
 fn failed(name: &str) -> impl FnOnce(io::Error) -> ManifestError + '_ {
     move |source| ManifestError::Io { name: name.to_owned(), source }
-}
-
-fn canonical<T: Serialize>(value: &T) -> Vec<u8> {
-    serde_json_canonicalizer::to_vec(value).expect("plain structs of texts and whole numbers are JSON")
 }
 
 /// Length and SHA-256 of a file, read from the disk; `more` is told of each part's bytes and stops it with `false`
