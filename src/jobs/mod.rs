@@ -189,7 +189,7 @@ async fn of_tenant(job: Job, vault: &Vault, tenant: TenantNo, limit: u64) -> Res
     let join = |a: Progress, b: Progress| Progress { done: a.done + b.done, more: a.more | b.more };
     if job == Job::Operations {
         let moved = vault.go_on(&call, few).await?;
-        let rotations = vault.go_on_rotations(&call, limit).await?;
+        let rotations = join(vault.go_on_rotations(&call, limit).await?, vault.go_on_index(&call, limit).await?);
         return Ok(join(rotations, Progress { done: u64::from(moved), more: moved > 0 }));
     }
     let due = match job {
@@ -211,7 +211,7 @@ async fn of_tenant(job: Job, vault: &Vault, tenant: TenantNo, limit: u64) -> Res
         }
         Job::Sweep => Ok(join(vault.sweep_erased(&call, limit).await?, vault.sweep_rows(&call, limit).await?)),
         Job::Rotation => {
-            let index = join(due, vault.rotate_due_index(&call, limit).await?);
+            let index = join(due, vault.rotate_due_index(&call).await?);
             Ok(join(index, vault.keep_credentials(&call, limit).await?))
         }
         Job::Operations

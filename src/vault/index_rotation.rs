@@ -21,7 +21,7 @@ use crate::vault::read::{entry_place, open_value};
 use crate::vault::record::{Owner, RecordView};
 use crate::vault::request::Request;
 use crate::vault::rotation::Kind;
-use crate::vault::secret_drop::{Rotated, SETTLED_MS};
+use crate::vault::secret_drop::Rotated;
 use crate::vault::tenant::TenantSettings;
 use crate::vault::to_json;
 
@@ -99,33 +99,36 @@ impl Vault {
         row.map(read).transpose().map_err(|_| VaultError::DataLoss)
     }
 
-    /// Begins a rotation that is due and goes on with one that runs, of about `limit` subjects.
-    pub async fn rotate_due_index(&self, call: &Call, limit: u64) -> Result<Progress, VaultError> {
-        if call.tenant.settings.index_retiring.is_none() {
-            let owed = call.tenant.settings.index_owed_since;
-            let due = owed.map(|since| since.plus_days(self.options.search_horizon_days - AHEAD_DAYS));
-            let aged = self.options.rotation.rotates(Kind::Index, call.tenant.settings.index_since, call.wall);
-            if !aged && due.is_none_or(|due| due > call.now) {
-                return Ok(Progress::default());
-            }
-            self.begin_index_rotation(call, None).await?;
+    /// Begins a rotation that is due.
+    pub async fn rotate_due_index(&self, call: &Call) -> Result<Progress, VaultError> {
+        if call.tenant.settings.index_retiring.is_some() {
+            return Ok(Progress::default());
         }
-        // The tenant as it is after the switch.
-        let call = Call { tenant: self.tenant(call.tenant.no)?, ..call.clone() };
-        self.retag(&call, limit).await
+        let owed = call.tenant.settings.index_owed_since;
+        let due = owed.map(|since| since.plus_days(self.options.search_horizon_days - AHEAD_DAYS));
+        let aged = self.options.rotation.rotates(Kind::Index, call.tenant.settings.index_since, call.wall);
+        if !aged && due.is_none_or(|due| due > call.now) {
+            return Ok(Progress::default());
+        }
+        self.begin_index_rotation(call, None).await?;
+        Ok(Progress { done: 1, more: false })
     }
 
-    async fn retag(&self, call: &Call, limit: u64) -> Result<Progress, VaultError> {
+    /// Goes on with a rotation that runs, of about `limit` subjects.
+    pub async fn go_on_index(&self, call: &Call, limit: u64) -> Result<Progress, VaultError> {
+        // The tenant as it is after the switch.
+        let call = &Call { tenant: self.tenant(call.tenant.no)?, ..call.clone() };
         let tenant = call.tenant.no;
         let Some(old) = call.tenant.settings.index_retiring else { return Ok(Progress::default()) };
         let (mut state, mut revision) = self.retagging(tenant).await?.ok_or(VaultError::DataLoss)?;
+        let settled = state.since.plus_ms(self.options.settled_ms());
         let mut done = 0;
         while !state.settled {
             if done >= limit {
                 return Ok(Progress { done, more: true });
             }
             if state.after == SubjectUid(0) {
-                if state.passes > 0 && call.wall < state.since.plus_ms(SETTLED_MS) {
+                if state.passes > 0 && call.wall < settled {
                     return Ok(Progress { done, more: false });
                 }
                 if state.passes > 0 && self.store.count_terms(tenant, old).await? == 0 {
@@ -140,7 +143,7 @@ impl Vault {
                 Some(last) if page.more => state.after = last.subject.uid,
                 _ => {
                     // Calls that began before the switch may have made old tags behind this pass.
-                    state.settled = state.pass >= state.since.plus_ms(SETTLED_MS);
+                    state.settled = state.pass >= settled;
                     state.after = SubjectUid(0);
                     state.passes += 1;
                 }

@@ -100,6 +100,8 @@ pub struct VaultOptions {
     pub roots: Option<Arc<dyn crate::keyring::root::RootSource>>,
     /// Where this node's data lies, as its configuration says; empty: not stated.
     pub region: String,
+    /// How long a call that writes may take, in milliseconds.
+    pub longest_call_ms: i64,
 }
 
 impl Default for VaultOptions {
@@ -120,7 +122,14 @@ impl VaultOptions {
             rotation: rotation::Periods::default(),
             roots: None,
             region: String::new(),
+            longest_call_ms: 30_000,
         }
+    }
+
+    /// Calls that began before the switch to a new version of a secret have ended after so many milliseconds, also where
+    /// what they left in a queue is written after them: only then is the old version dropped.
+    pub(crate) fn settled_ms(&self) -> i64 {
+        self.longest_call_ms.saturating_mul(2).saturating_add(30_000)
     }
 }
 

@@ -12,8 +12,6 @@ use crate::vault::operation::{Operation, OperationStatus, RotationState, put_ope
 use crate::vault::tenant::TenantSettings;
 use crate::vault::to_json;
 
-/// Calls that began before the switch to a new version have ended after so long: only then is the old one dropped.
-pub(crate) const SETTLED_MS: i64 = 600_000;
 /// The tenant's settings or the operation changed beside us: so often it is decided again.
 const ATTEMPTS: u32 = 6;
 

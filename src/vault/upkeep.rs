@@ -72,7 +72,8 @@ impl Vault {
             round.add(self.apply_retention(&call, 10_000).await?);
             round.add(self.sweep_erased(&call, 100_000).await?);
             round.add(self.sweep_rows(&call, 100_000).await?);
-            round.add(self.rotate_due_index(&call, 10_000).await?);
+            round.add(self.rotate_due_index(&call).await?);
+            round.add(self.go_on_index(&call, 10_000).await?);
             round.add(self.rotate_due_root(&call).await?);
             round.add(self.rotate_due_keys(&call).await?);
             round.add(self.go_on_rotations(&call, 100_000).await?);

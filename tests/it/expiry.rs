@@ -291,7 +291,7 @@ async fn searches_miss_nothing_and_find_nothing_twice_while_the_index_secret_rot
         if retiring.is_none() {
             break;
         }
-        t.node.vault.rotate_due_index(&t.node.vault.job_call(call.tenant.clone()), 50).await.expect("step");
+        t.node.vault.go_on_index(&t.node.vault.job_call(call.tenant.clone()), 50).await.expect("step");
         t.clock.advance_ms(120_000);
     }
     let call = t.call(tenant);

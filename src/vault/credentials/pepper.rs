@@ -16,7 +16,7 @@ use crate::vault::error::VaultError;
 use crate::vault::expiry::Progress;
 use crate::vault::operation::{Operation, OperationKind, OperationStatus, RotationState, put_operation};
 use crate::vault::request::Request;
-use crate::vault::secret_drop::{Rotated, SETTLED_MS};
+use crate::vault::secret_drop::Rotated;
 use crate::vault::tenant::TenantSettings;
 use crate::vault::to_json;
 
@@ -116,7 +116,7 @@ impl Vault {
         let tenant = call.tenant.no;
         let Some(old) = call.tenant.settings.pepper_retiring else { return Ok(progress) };
         let (mut state, revision) = self.peppering(tenant).await?.ok_or(VaultError::DataLoss)?;
-        if call.wall < state.since.plus_ms(SETTLED_MS) {
+        if call.wall < state.since.plus_ms(self.options.settled_ms()) {
             return Ok(progress);
         }
         let over = state.deadline.is_some_and(|end| end <= call.now);
