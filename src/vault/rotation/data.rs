@@ -102,7 +102,8 @@ impl Vault {
         let tenant = call.tenant.no;
         let state = operation.rotation.clone().unwrap_or_default();
         let (mut operation, mut revision, mut done) = (operation, revision, 0);
-        let mut budget = limit;
+        // A page, or, where the rate is bounded, what may be done at once.
+        let mut budget = limit.min(PAGE.into());
         if state.per_second > 0 {
             // What the time since the last step allows, of at most two seconds: a pause is not made up for.
             let since = call.now.0.saturating_sub(operation.updated.0).clamp(0, 2_000) as u64;

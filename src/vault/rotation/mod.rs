@@ -125,13 +125,25 @@ impl Vault {
         let mut all = Progress::default();
         let mut failed = None;
         for (operation, _) in self.open_operations(call.tenant.no, SubjectUid(0)).await? {
-            match self.step_rotation(call, operation.id, limit).await {
-                Ok((_, progress)) => all.add(progress),
-                Err(error) => {
-                    tracing::warn!(operation = %operation.id, %error, "a rotation does not go on");
-                    failed.get_or_insert(error);
+            let mut left = limit;
+            // Step by step, so that a pause need not wait for the whole round.
+            let more = loop {
+                match self.step_rotation(call, operation.id, left).await {
+                    Ok((_, step)) => {
+                        all.done += step.done;
+                        left = left.saturating_sub(step.done);
+                        if !step.more || left == 0 {
+                            break step.more;
+                        }
+                    }
+                    Err(error) => {
+                        tracing::warn!(operation = %operation.id, %error, "a rotation does not go on");
+                        failed.get_or_insert(error);
+                        break false;
+                    }
                 }
-            }
+            };
+            all.more |= more;
         }
         failed.map_or(Ok(all), Err)
     }
@@ -157,7 +169,7 @@ impl Vault {
             OperationKind::RotateRoot => self.step_tenant_root(call, operation, revision).await,
             OperationKind::RotateSigning => self.step_signing(call, operation, revision).await,
             OperationKind::RotateKek => self.step_kek(call, operation, revision).await,
-            OperationKind::RekeyTree => self.step_tree(call, operation, revision, limit).await,
+            OperationKind::RekeyTree => self.step_tree(call, operation, revision).await,
             OperationKind::RotateData => self.step_data(call, operation, revision, limit).await,
             // The index and the pepper have jobs of their own until they are committed.
             _ => Ok((operation, Progress::default())),

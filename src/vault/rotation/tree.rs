@@ -43,20 +43,12 @@ impl Vault {
         call: &Call,
         operation: Operation,
         revision: Revision,
-        limit: u64,
     ) -> Result<(Operation, Progress), VaultError> {
         let tenant = call.tenant.no;
         let state = operation.rotation.clone().unwrap_or_default();
-        let (mut operation, mut revision, mut done) = (operation, revision, 0);
-        loop {
-            let born = self.keyring.leaves(tenant).await?;
-            let first = u32::try_from(operation.cursor.unwrap_or(0)).map_err(|_| VaultError::DataLoss)?;
-            if first >= born {
-                break;
-            }
-            if done >= limit {
-                return Ok((operation, Progress { done, more: true }));
-            }
+        let born = self.keyring.leaves(tenant).await?;
+        let first = u32::try_from(operation.cursor.unwrap_or(0)).map_err(|_| VaultError::DataLoss)?;
+        if first < born {
             let last = born.min(first + AT_ONCE);
             let next = Operation {
                 cursor: Some(last.into()),
@@ -66,17 +58,16 @@ impl Vault {
                 ..operation.clone()
             };
             self.swap_leaves(call, (&operation, revision), &next, first..last).await?;
-            (operation, revision) = (next, Revision(revision.0 + 1));
-            done += u64::from(last - first);
+            return Ok((next, Progress { done: u64::from(last - first), more: true }));
         }
         // Looked at, not counted.
         if let Some(old) = self.keyring.first_leaf_of(tenant, state.since.ok_or(VaultError::DataLoss)?).await? {
             let next = Operation { cursor: Some(old.into()), updated: call.now, ..operation.clone() };
             self.advance_operation(call, &operation, revision, &next, Action::RotateKeys, ChangeSet::default()).await?;
-            return Ok((next, Progress { done: done + 1, more: true }));
+            return Ok((next, Progress { done: 1, more: true }));
         }
         let ended = self.settle_rotation(call, operation, revision).await?;
-        Ok((ended, Progress { done: done + 1, more: false }))
+        Ok((ended, Progress { done: 1, more: false }))
     }
 
     async fn swap_leaves(
