@@ -14,6 +14,7 @@ mod policies;
 mod raw;
 mod recover;
 mod report;
+mod rotations;
 mod rows;
 mod served;
 mod stats;
@@ -81,6 +82,7 @@ enum Group {
     Recovery,
     Argon2,
     Credentials,
+    Rotations,
 }
 
 #[derive(Debug, Subcommand)]
@@ -236,6 +238,9 @@ impl Bench {
         // Not before the writes: their floor writes rows like those that came last.
         if wanted(Group::Credentials) {
             run.credentials().await?;
+        }
+        if wanted(Group::Rotations) {
+            run.rotations().await?;
         }
         if wanted(Group::Erasures) {
             run.erasures(fdatasync).await?;

@@ -28,7 +28,7 @@ const MANY: f64 = 1e6;
 const FAN_OUT: u64 = crate::crypto::keys::FAN_OUT as u64;
 
 /// A bound for a million subjects, for these; syncs and starts take their time with the smallest.
-fn scaled(seconds: f64, subjects: u64) -> Bound {
+pub(super) fn scaled(seconds: f64, subjects: u64) -> Bound {
     Bound::AtMost((seconds * subjects as f64 / MANY).max(0.5))
 }
 
@@ -78,7 +78,8 @@ impl Run {
         without.part.end().await
     }
 
-    async fn puts(&self, target: &Target) -> Result<f64, BenchError> {
+    /// Rate of durable puts of new people.
+    pub(super) async fn puts(&self, target: &Target) -> Result<f64, BenchError> {
         let load = Load::new(PUT, 256, self.plan.window);
         let (next, fields, purpose) = (self.next.clone(), target.fields.clone(), target.purpose);
         let next = move |_| frame(&put_request(&person(next.fetch_add(1, Ordering::Relaxed)), &fields, purpose));

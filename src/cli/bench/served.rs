@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::error::BenchError;
 use super::part::say;
+use super::rotations::Turn;
 use crate::access::{FieldSet, Grant, PurposeSet, Verb, VerbSet, View};
 use crate::audit::{Action, Outcome};
 use crate::auth::{Kind, Principal};
@@ -58,6 +59,7 @@ pub fn config(dir: &Path) -> Config {
     config.data_dir = dir.join("data");
     config.keeper.paths = vec![dir.join("keeper")];
     config.root_kek = Some(RootKekSource::File { path: dir.join("secrets/root.key") });
+    config.root_kek_next = Some(RootKekSource::File { path: dir.join("secrets/root-next.key") });
     config.listen.address = ([127, 0, 0, 1], 0).into();
     config.ops.enabled = false;
     // A copy that begins by itself would be measured with whatever runs then.
@@ -75,8 +77,9 @@ pub fn config(dir: &Path) -> Config {
 /// An open vault and what requests need of it.
 pub(super) struct Served {
     pub(super) node: Arc<Node>,
-    clock: Arc<dyn Clock>,
-    tenant: TenantNo,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) tenant: TenantNo,
+    turn: parking_lot::Mutex<Option<Turn>>,
     dir: std::path::PathBuf,
 }
 
@@ -109,7 +112,7 @@ pub async fn serve(dir: &Path) -> Result<(), BenchError> {
         let (node, config) = (node.clone(), config.clone());
         async move { serve_node(&config, &node, ports, state, None, stopped).await }
     });
-    let served = Served { node, clock, tenant, dir: dir.to_owned() };
+    let served = Served { node, clock, tenant, turn: Default::default(), dir: dir.to_owned() };
     let policy = served.call()?.tenant.policy().map_err(failed)?.clone();
     let fields: Vec<u16> = FIELDS
         .iter()
@@ -255,6 +258,20 @@ impl Served {
                 let seconds = took(&self.clock);
                 std::fs::remove_dir_all(&to).map_err(BenchError::io("a copy"))?;
                 Ok(json!({ "rows": copied.map_err(BenchError::io("a copy"))?, "seconds": seconds }))
+            }
+            "tenants" => {
+                self.tenants(number("count")).await?;
+                Ok(json!({ "seconds": took(&self.clock) }))
+            }
+            "rotate" => self.rotate(request["kind"].as_str().unwrap_or_default()).await,
+            "rotate on" => {
+                let turn = self.rotate_on().await?;
+                *self.turn.lock() = Some(turn);
+                Ok(json!({}))
+            }
+            "rotate off" => {
+                let turn = self.turn.lock().take().ok_or_else(|| failed("no rotation goes on"))?;
+                self.rotate_off(turn).await
             }
             "count" => {
                 let subjects = self.node.vault.get_tenant(&self.call()?).await.map_err(failed)?.subjects;
