@@ -27,8 +27,8 @@ impl AccessKey {
         self.0.write(PREFIX, pepper)
     }
 
-    /// Reads a key and checks its checksum in constant time against each pepper (the present one and, while it is being
-    /// rotated, the one before). Answers which one fitted.
+    /// Reads a key and checks its checksum in constant time against the pepper of its version (the present one or, while it
+    /// is being rotated, the one before). Answers which one fitted.
     pub fn parse(text: &str, peppers: &[KeyPepper]) -> Result<(Self, usize), KeyRefused> {
         let (_, parts, which) = Parts::read(text, |prefix| prefix == PREFIX, peppers)?;
         Ok((AccessKey(parts), which))
@@ -44,10 +44,12 @@ impl AccessKey {
 mod tests {
     use super::*;
     use crate::crypto::keys::TenantSecret;
+    use crate::ids::SecretVersion;
     use proptest::prelude::*;
 
+    /// Each version another secret.
     fn pepper(n: u8) -> KeyPepper {
-        KeyPepper::derive(&TenantSecret::from_bytes(&[n; 32]))
+        KeyPepper::derive(&TenantSecret::from_bytes(&[n; 32]), SecretVersion(n.into()))
     }
 
     #[test]
@@ -62,6 +64,21 @@ mod tests {
         assert_ne!(*read.password(&pepper(1)), *key.password(&pepper(2)));
         assert_eq!(AccessKey::parse(&text, &[pepper(2)]).unwrap_err(), KeyRefused::Checksum);
         assert!(!format!("{key:?}").contains(text.split('_').nth(3).unwrap()));
+    }
+
+    #[test]
+    fn the_text_names_the_peppers_version() {
+        let key = AccessKey::generate(Environment::Live, KeyId(77));
+        let second = key.to_text(&pepper(2));
+        assert_eq!(second.split('_').map(str::len).collect::<Vec<_>>(), [2, 4, 2, 43, 12]);
+        assert!(second.rsplit('_').next().unwrap().starts_with('2'));
+        assert_eq!(AccessKey::parse(&second, &[pepper(1), pepper(2)]).unwrap().1, 1);
+        assert_eq!(AccessKey::parse(&second, &[pepper(1)]).unwrap_err(), KeyRefused::Checksum);
+        // The same secret as another version: the version counts, not what would fit.
+        let other = KeyPepper::derive(&TenantSecret::from_bytes(&[2; 32]), SecretVersion(3));
+        assert_eq!(AccessKey::parse(&second, &[other]).unwrap_err(), KeyRefused::Checksum);
+        let renamed = second.replacen("_2", "_3", 1);
+        assert!(AccessKey::parse(&renamed, &[pepper(2), pepper(3)]).is_err());
     }
 
     #[test]

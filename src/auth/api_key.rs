@@ -71,8 +71,8 @@ impl ApiKey {
         self.parts.write(self.prefix.as_str(), pepper)
     }
 
-    /// Reads a key of any prefix and checks its checksum in constant time against each pepper of the tenant. Answers which
-    /// one fitted.
+    /// Reads a key of any prefix and checks its checksum in constant time against the tenant's pepper of its version.
+    /// Answers which one fitted.
     pub fn parse(text: &str, peppers: &[KeyPepper]) -> Result<(Self, usize), KeyRefused> {
         let (prefix, parts, which) = Parts::read(text, |prefix| KeyPrefix::parse(prefix).is_ok(), peppers)?;
         let prefix = KeyPrefix(prefix.into());
@@ -90,11 +90,11 @@ mod tests {
     use super::*;
     use crate::auth::AccessKey;
     use crate::crypto::keys::TenantSecret;
-    use crate::ids::TenantNo;
+    use crate::ids::{SecretVersion, TenantNo};
     use proptest::prelude::*;
 
     fn pepper(tenant: u32) -> KeyPepper {
-        KeyPepper::of_tenant(&TenantSecret::from_bytes(&[1; 32]), TenantNo(tenant))
+        KeyPepper::of_tenant(&TenantSecret::from_bytes(&[1; 32]), SecretVersion(1), TenantNo(tenant))
     }
 
     fn acme() -> KeyPrefix {
@@ -117,12 +117,19 @@ mod tests {
     #[test]
     fn access_keys_and_api_keys_are_never_one_another() {
         let secret = TenantSecret::from_bytes(&[1; 32]);
-        let access = AccessKey::generate(Environment::Live, KeyId(7)).to_text(&KeyPepper::derive(&secret));
+        let access =
+            AccessKey::generate(Environment::Live, KeyId(7)).to_text(&KeyPepper::derive(&secret, SecretVersion(1)));
         assert_eq!(ApiKey::parse(&access, &[pepper(0), pepper(1)]).unwrap_err(), KeyRefused::Form);
         let api = ApiKey::generate(acme(), Environment::Live, KeyId(7)).to_text(&pepper(0));
-        assert_eq!(AccessKey::parse(&api, &[KeyPepper::derive(&secret)]).unwrap_err(), KeyRefused::Form);
+        assert_eq!(
+            AccessKey::parse(&api, &[KeyPepper::derive(&secret, SecretVersion(1))]).unwrap_err(),
+            KeyRefused::Form
+        );
         let renamed = api.replacen("acme", "pv", 1);
-        assert_eq!(AccessKey::parse(&renamed, &[KeyPepper::derive(&secret)]).unwrap_err(), KeyRefused::Checksum);
+        assert_eq!(
+            AccessKey::parse(&renamed, &[KeyPepper::derive(&secret, SecretVersion(1))]).unwrap_err(),
+            KeyRefused::Checksum
+        );
     }
 
     #[test]

@@ -1,10 +1,11 @@
-//! What access keys and API keys have in common: `<prefix>_<live|test>_<id>_<secret>_<checksum>`.
+//! What access keys and API keys have in common: `<prefix>_<live|test>_<id>_<secret>_<version><checksum>`.
 //!
 //! Everything after the prefix is base62 (`0-9A-Za-z`, most significant digit first): the separator `_` cannot occur inside a
 //! part, and a double click selects the whole key. The id has 1 to 11 digits without leading zeros; the secret is 32 random
 //! bytes in 43 digits; the checksum is the first 8 bytes of HMAC-SHA-256(checksum key, all before it) in 11 digits. The
-//! checksum key is a secret of the vault, so a forged or mistyped key costs one HMAC: no database, no Argon2id. There is one
-//! spelling.
+//! checksum key is a secret of the vault, so a forged or mistyped key costs one HMAC: no database, no Argon2id. The version
+//! is that of the pepper that the key was made with, in up to 3 digits without leading zeros; the first one is not written.
+//! There is one spelling.
 
 use zeroize::{Zeroize, Zeroizing};
 
@@ -12,12 +13,13 @@ use crate::crypto::blind_index::{equal, mac};
 use crate::crypto::kdf::Label;
 use crate::crypto::keys::TenantSecret;
 use crate::crypto::random;
-use crate::ids::TenantNo;
+use crate::ids::{SecretVersion, TenantNo};
 use crate::secret::Secret;
 
 const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 const SECRET_DIGITS: usize = 43;
 const NUMBER_DIGITS: usize = 11;
+const VERSION_DIGITS: usize = 3;
 
 /// Public name of a key: the id in its text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -68,6 +70,8 @@ pub const MAX_TEXT: usize = 96;
 
 /// Two keys from the vault's API pepper: one for checksums, one that a copied database lacks when it holds the hashes.
 pub struct KeyPepper {
+    /// Which version of the vault's secret it is from.
+    pub version: SecretVersion,
     checksum: Zeroizing<[u8; 32]>,
     pepper: Zeroizing<[u8; 32]>,
 }
@@ -75,17 +79,19 @@ pub struct KeyPepper {
 impl KeyPepper {
     /// For API keys of one tenant's users, from the same secret as [`Self::derive`]: another tenant's key, or an access
     /// key, does not pass the checksum.
-    pub fn of_tenant(secret: &TenantSecret, tenant: TenantNo) -> Self {
+    pub fn of_tenant(secret: &TenantSecret, version: SecretVersion, tenant: TenantNo) -> Self {
         let context = tenant.0.to_be_bytes();
         KeyPepper {
+            version,
             checksum: secret.derived(Label::UserKeyChecksum, &context),
             pepper: secret.derived(Label::UserKeyPepper, &context),
         }
     }
 
     /// From a version of the vault's API pepper (a reserved slot of tenant 0).
-    pub fn derive(secret: &TenantSecret) -> Self {
+    pub fn derive(secret: &TenantSecret, version: SecretVersion) -> Self {
         KeyPepper {
+            version,
             checksum: secret.derived(Label::ApiKeyChecksum, &[]),
             pepper: secret.derived(Label::ApiKeyPepper, &[]),
         }
@@ -139,12 +145,13 @@ impl Parts {
         text.push_str(secret);
         let sum = pepper.checksum_of(&text);
         text.push('_');
+        text.push_str(&version_text(pepper.version));
         text.push_str(std::str::from_utf8(&sum).expect("digits are ASCII"));
         text
     }
 
-    /// Reads a key whose prefix `known` accepts, and checks its checksum in constant time against each pepper (the present
-    /// one and, while it is being rotated, the one before). Answers which one fitted.
+    /// Reads a key whose prefix `known` accepts, and checks its checksum in constant time against the pepper of its version
+    /// (the present one or, while it is being rotated, the one before). Answers which one fitted.
     pub fn read<'a>(
         text: &'a str,
         known: impl FnOnce(&str) -> bool,
@@ -167,12 +174,14 @@ impl Parts {
             _ => return Err(form),
         };
         let id = KeyId::parse(id).ok_or(form)?;
-        if digits.len() != SECRET_DIGITS || sum.len() != NUMBER_DIGITS {
+        if digits.len() != SECRET_DIGITS || sum.len() < NUMBER_DIGITS {
             return Err(form);
         }
         let before = &text[..text.len() - sum.len() - 1];
+        let (version, sum) = sum.split_at(sum.len() - NUMBER_DIGITS);
+        let version = parse_version(version).ok_or(form)?;
         // The checksum first: what is not ours is not decoded.
-        let fits = |p: &KeyPepper| equal(&p.checksum_of(before), sum.as_bytes());
+        let fits = |p: &KeyPepper| p.version == version && equal(&p.checksum_of(before), sum.as_bytes());
         let which = peppers.iter().position(fits).ok_or(KeyRefused::Checksum)?;
         let mut secret = Secret::new([0u8; 32]);
         if !decode(digits.as_bytes(), secret.expose_mut()) {
@@ -185,6 +194,25 @@ impl Parts {
     pub fn password(&self, pepper: &KeyPepper) -> Zeroizing<[u8; 32]> {
         Zeroizing::new(mac(&pepper.pepper, &[&self.id.0.to_be_bytes(), self.secret.expose()]))
     }
+}
+
+/// The version in the text of a key: empty for the first.
+fn version_text(version: SecretVersion) -> String {
+    let mut digits = [0u8; VERSION_DIGITS];
+    encode(&version.0.to_be_bytes(), &mut digits);
+    let text = std::str::from_utf8(&digits).expect("digits are ASCII");
+    if version.0 == 1 { String::new() } else { text.trim_start_matches('0').to_owned() }
+}
+
+/// Reads the one spelling of a version.
+fn parse_version(text: &str) -> Option<SecretVersion> {
+    let mut bytes = [0u8; 2];
+    let known = match text {
+        "" => SecretVersion(1),
+        _ if text.len() > VERSION_DIGITS || !decode(text.as_bytes(), &mut bytes) => return None,
+        _ => SecretVersion(u16::from_be_bytes(bytes)),
+    };
+    (version_text(known) == text).then_some(known)
 }
 
 /// Writes a big-endian number in base62, most significant digit first, with leading zeros. The digits must suffice.
@@ -242,6 +270,17 @@ mod tests {
         assert_eq!(KeyId::parse("zzzzzzzzzzz"), None);
         for bad in ["", "0", "01", "a-b", "000000000000"] {
             assert_eq!(KeyId::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_version_has_one_spelling_and_the_first_is_not_written() {
+        for (version, text) in [(1, ""), (2, "2"), (61, "z"), (62, "10"), (u16::MAX, "H31")] {
+            assert_eq!(version_text(SecretVersion(version)), text);
+            assert_eq!(parse_version(text), Some(SecretVersion(version)));
+        }
+        for bad in ["0", "1", "02", "H32", "zzz", "0001", "-"] {
+            assert_eq!(parse_version(bad), None, "{bad}");
         }
     }
 

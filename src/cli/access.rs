@@ -28,6 +28,7 @@ const KEY: &[Col] = &[
     Col("LAST USED", "use_time"),
     Col("SUBJECTS/H", "subjects_per_hour|nonzero"),
     Col("REVOKED", "revoke_time"),
+    Col("PEPPER", "pepper_version"),
     Col("CERTIFICATE", "certificate_sha256"),
 ];
 const KEYS: &[Col] = &[

@@ -28,7 +28,7 @@ pub enum Keys {
   pii-vault keys status
   pii-vault --tenant acme keys status --kind index")]
     Status {
-        /// Only this kind; may be repeated: root, tenant-root, tree, index, digest, data, expiry, pepper, signing, ...
+        /// Only this kind; may be repeated: root, tenant-root, tree, index, digest, data, expiry, signing, ...
         #[arg(long = "kind", value_parser = args::key_kind)]
         kinds: Vec<i32>,
         /// Also tell where the root key comes from and how the keeper is (operator key)
@@ -37,9 +37,10 @@ pub enum Keys {
     },
     /// Begin the rotation of a key; an operation finishes it
     #[command(
-        after_help = "root goes over to the key that root_kek_next in the server's configuration names; take that into root_kek afterwards. root
-and signing are the vault's own: operator key, no --tenant. After a rotation of signing write the new public key (`pii-vault
-receipt keys`) beside the recovery key. After a rotation of data make a backup: older ones need the key archive beside them.
+        after_help = "root goes over to the key that root_kek_next in the server's configuration names; take that into root_kek afterwards. root,
+signing, access-key-pepper and page-token are the vault's own: operator key, no --tenant. After a rotation of signing write the
+new public key (`pii-vault receipt keys`) beside the recovery key. After a rotation of data make a backup: older ones need the key
+archive beside them. After a rotation of access-key-pepper issue every access key anew, operators' keys first.
 
 Examples:
   pii-vault keys rotate root --wait
@@ -49,7 +50,9 @@ Examples:
   pii-vault --tenant acme keys rotate data --class account --per-second 500
   pii-vault --tenant acme keys rotate data --subject u-17
   pii-vault keys rotate index --wait
-  pii-vault keys rotate password-pepper --reset-at +180d"
+  pii-vault keys rotate password-pepper --reset-at +180d
+  pii-vault keys rotate access-key-pepper --revoke-at +30d
+  pii-vault keys rotate page-token"
     )]
     Rotate(Rotate),
     /// Go over to the root key of another provider, online: the one that root_kek_next names
@@ -73,7 +76,7 @@ Examples:
     },
     /// Do what is to be done about a key that somebody else may know, and tell what cannot be undone
     #[command(
-        after_help = "KIND: root, tenant-root, data, index, password-pepper, signing, or access-key with its name. Nothing is changed with
+        after_help = "KIND: root, tenant-root, data, index, password-pepper, access-key-pepper, page-token, signing, or access-key with its name. Nothing is changed with
 --validate-only. `pii-vault audit access` lists who was read.
 
 Examples:
@@ -117,7 +120,7 @@ Example:
 /// `keys rotate`
 #[derive(Debug, Args)]
 pub struct Rotate {
-    /// root, tenant-root, tree, data, index, signing, password-pepper
+    /// root, tenant-root, tree, data, index, signing, password-pepper, access-key-pepper, page-token
     #[arg(value_parser = args::key_kind)]
     kind: i32,
     /// data: only this class, by name or number; may be repeated
@@ -132,6 +135,9 @@ pub struct Rotate {
     /// password-pepper: when passwords still under the former pepper must be set anew [default: never]
     #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
     reset_at: Option<Moment>,
+    /// access-key-pepper: when access keys still under the former pepper are revoked [default: never]
+    #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
+    revoke_at: Option<Moment>,
     /// Wait until it is finished
     #[arg(long)]
     wait: bool,
@@ -159,7 +165,7 @@ pub struct Split {
 /// `keys compromised`
 #[derive(Debug, Args)]
 pub struct Compromised {
-    /// root, tenant-root, data, index, password-pepper, signing, access-key
+    /// root, tenant-root, data, index, password-pepper, access-key-pepper, page-token, signing, access-key
     kind: String,
     /// access-key: its name
     access_key: Option<String>,
@@ -212,6 +218,7 @@ pub async fn keys(s: &Session, yes: bool, command: Keys) -> Result<(), CliError>
                 key: rotate.subject.map(key),
                 per_second: rotate.per_second,
                 reset_time: args::at(s, rotate.reset_at),
+                revoke_time: args::at(s, rotate.revoke_at),
                 ..Default::default()
             };
             begin(s, yes, request, &rotate.write, rotate.wait).await

@@ -1,7 +1,7 @@
 //! Recovery keys on the command line: made here, where the operator is, and never sent anywhere.
 
 use std::io::{BufRead, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
@@ -14,7 +14,7 @@ use crate::cli::quickstart::write_private;
 use crate::cli::server::{ConfigArgs, unexpected};
 use crate::clock::{Clock, SystemClock};
 use crate::crypto::recovery::{RecoveryIdentity, RecoveryRecipient};
-use crate::ids::TenantNo;
+use crate::ids::{Name, TenantNo};
 use crate::server::Node;
 
 /// How often a check word may be mistyped.
@@ -184,10 +184,15 @@ The key archive is written anew for the new key. Copies from before still open w
     },
     /// After a restore: access keys that were stopped work again, scheduled erasures go on
     #[command(after_help = "Examples:
-  pii-vault recovery confirm --config pii-vault.toml")]
+  pii-vault recovery confirm --config pii-vault.toml
+  pii-vault recovery confirm --config pii-vault.toml --operator-key-file operator.key")]
     Confirm {
         #[command(flatten)]
         config: ConfigArgs,
+        /// Also issue a new operator's access key into this file (mode 600): when the restored ones are under a pepper that was
+        /// rotated away since, or all are lost
+        #[arg(long, value_name = "FILE")]
+        operator_key_file: Option<PathBuf>,
     },
 }
 
@@ -206,16 +211,34 @@ pub async fn recovery(out: Output, command: Recovery) -> Result<(), CliError> {
         }
         Recovery::Add { config, recovery } => set(out, &config, &recovery, true).await,
         Recovery::Rotate { config, recovery } => set(out, &config, &recovery, false).await,
-        Recovery::Confirm { config } => {
+        Recovery::Confirm { config, operator_key_file } => {
+            if let Some(path) = operator_key_file.as_ref().filter(|path| path.exists()) {
+                return Err(CliError::Usage(format!("{} exists already", path.display())));
+            }
             let node = open(&config).await?;
             let confirmed = node.vault.confirm_restore().await;
+            let issued = match &operator_key_file {
+                Some(path) => issue_operator_key(&node, path).await,
+                None => Ok(()),
+            };
             node.close().await;
             let keys = confirmed.map_err(unexpected)?;
+            issued?;
             match out.json {
                 true => out.document(&json!({ "access_keys": keys })),
                 false => out.line(&format!("Confirmed: {keys} access keys work again, scheduled erasures go on.")),
             }
         }
+    }
+}
+
+/// A new key of the operators, whose text goes into a file of mode 600.
+async fn issue_operator_key(node: &Node, path: &Path) -> Result<(), CliError> {
+    let name = Name::parse("name", &format!("operator-{}", node.vault.now().0)).map_err(unexpected)?;
+    let issued = node.vault.issue_first_key(name).await.map_err(unexpected)?;
+    match issued.text {
+        Some(text) => write_private(path, &format!("{}\n", *text)),
+        None => Err(CliError::Unexpected("the key was issued before".into())),
     }
 }
 

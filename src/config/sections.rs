@@ -189,11 +189,13 @@ pub struct RotationConfig {
     pub data_days: u32,
     pub index_days: u32,
     pub password_pepper_days: u32,
+    pub access_key_pepper_days: u32,
+    pub page_token_days: u32,
     pub signing_days: u32,
     /// Days before the end of a period from which on the log and the metrics warn.
     pub warn_days: u32,
     /// Kinds that the vault rotates by itself when their period is over: `tenant-root`, `tree`, `data`, `index`,
-    /// `signing`. A root key cannot: its next one comes from outside.
+    /// `page-token`, `signing`. A root key cannot: its next one comes from outside.
     pub automatic: Vec<KeyPeriod>,
 }
 
@@ -205,6 +207,7 @@ pub enum KeyPeriod {
     Tree,
     Data,
     Index,
+    PageToken,
     Signing,
 }
 
@@ -276,9 +279,11 @@ impl Default for RotationConfig {
             data_days: periods.data,
             index_days: periods.index,
             password_pepper_days: periods.password_pepper,
+            access_key_pepper_days: periods.access_key_pepper,
+            page_token_days: periods.page_token,
             signing_days: periods.signing,
             warn_days: periods.warn,
-            automatic: vec![KeyPeriod::TenantRoot],
+            automatic: vec![KeyPeriod::TenantRoot, KeyPeriod::PageToken],
         }
     }
 }

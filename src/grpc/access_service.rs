@@ -104,6 +104,7 @@ fn wire_key(key: AccessKeyView) -> pb::AccessKey {
         actor_id: key.id.0,
         subjects_per_hour: key.subjects_per_hour.unwrap_or(0),
         use_time: key.used_day.map(|day| wire_time(Timestamp(day * DAY_MS))),
+        pepper_version: key.pepper.0.into(),
     }
 }
 

@@ -67,6 +67,8 @@ fn wire_kind(operation: &Operation) -> pb::ErasureKind {
         OperationKind::RotateIndex
         | OperationKind::RotateRoot
         | OperationKind::RotatePepper
+        | OperationKind::RotateAccessPepper
+        | OperationKind::RotatePageToken
         | OperationKind::RotateSigning
         | OperationKind::RotateKek
         | OperationKind::RekeyTree

@@ -15,7 +15,7 @@ use crate::keyring::keeper::ReplicaState;
 use crate::vault::Call;
 use crate::vault::compromise::{Leaked, Step};
 use crate::vault::keys::{KeyInfo, KeyKind};
-use crate::vault::rotation::DataScope;
+use crate::vault::rotation::{DataScope, OwnSecret};
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -29,7 +29,8 @@ fn wire_kind(kind: KeyKind) -> pb::KeyKind {
         KeyKind::Data => pb::KeyKind::Data,
         KeyKind::Expiry => pb::KeyKind::Expiry,
         KeyKind::PasswordPepper => pb::KeyKind::PasswordPepper,
-        KeyKind::Pepper => pb::KeyKind::Pepper,
+        KeyKind::AccessKeyPepper => pb::KeyKind::AccessKeyPepper,
+        KeyKind::PageToken => pb::KeyKind::PageToken,
         KeyKind::Signing => pb::KeyKind::Signing,
     }
 }
@@ -91,6 +92,8 @@ fn leaked(message: &mut pb::RespondToCompromiseRequest) -> Result<Leaked, Status
         pb::KeyKind::TenantRoot | pb::KeyKind::Tree => Leaked::TenantRoot,
         pb::KeyKind::Index => Leaked::Index,
         pb::KeyKind::PasswordPepper => Leaked::PasswordPepper,
+        pb::KeyKind::AccessKeyPepper => Leaked::AccessKeyPepper,
+        pb::KeyKind::PageToken => Leaked::PageToken,
         pb::KeyKind::Signing => Leaked::Signing,
         pb::KeyKind::Data => Leaked::Data(DataScope {
             classes: convert::class_nos("class_ids", &message.class_ids)?,
@@ -129,6 +132,7 @@ impl pb::key_service_server::KeyService for Api {
         let repeat = words::request(&call, "RotateKeys", &repeat_id, &message)?;
         let kind = convert::choice::<pb::KeyKind>("kind", message.kind)?;
         only(message.reset_time.is_some(), "reset_time", kind == pb::KeyKind::PasswordPepper)?;
+        only(message.revoke_time.is_some(), "revoke_time", kind == pb::KeyKind::AccessKeyPepper)?;
         only(!message.class_ids.is_empty(), "class_ids", kind == pb::KeyKind::Data)?;
         only(message.key.is_some(), "key", kind == pb::KeyKind::Data)?;
         only(message.per_second > 0, "per_second", kind == pb::KeyKind::Data)?;
@@ -137,6 +141,7 @@ impl pb::key_service_server::KeyService for Api {
         let of_vault = call.tenant.no == crate::ids::TenantNo::VAULT;
         let possible = match kind {
             pb::KeyKind::Root | pb::KeyKind::Signing => of_vault,
+            pb::KeyKind::AccessKeyPepper | pb::KeyKind::PageToken => of_vault,
             pb::KeyKind::Index | pb::KeyKind::PasswordPepper | pb::KeyKind::Data => !of_vault,
             pb::KeyKind::TenantRoot | pb::KeyKind::Tree => true,
             _ => false,
@@ -164,6 +169,13 @@ impl pb::key_service_server::KeyService for Api {
             pb::KeyKind::PasswordPepper => {
                 let reset = convert::opt_time("reset_time", &message.reset_time)?;
                 Some(self.vault.rotate_pepper(&call, reset, repeat).await?)
+            }
+            pb::KeyKind::AccessKeyPepper => {
+                let revoke = convert::opt_time("revoke_time", &message.revoke_time)?;
+                Some(self.vault.rotate_own_secret(&call, OwnSecret::AccessKeyPepper, revoke, repeat).await?)
+            }
+            pb::KeyKind::PageToken => {
+                Some(self.vault.rotate_own_secret(&call, OwnSecret::PageToken, None, repeat).await?)
             }
             _ => Some(self.vault.rotate_root(&call, repeat).await?),
         };

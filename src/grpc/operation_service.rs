@@ -38,6 +38,8 @@ fn wire_kind(kind: OperationKind) -> pb::OperationKind {
         OperationKind::RotateIndex => pb::OperationKind::IndexRotation,
         OperationKind::RotateRoot => pb::OperationKind::RootRotation,
         OperationKind::RotatePepper => pb::OperationKind::PepperRotation,
+        OperationKind::RotateAccessPepper => pb::OperationKind::AccessKeyPepperRotation,
+        OperationKind::RotatePageToken => pb::OperationKind::PageTokenRotation,
         OperationKind::RotateSigning => pb::OperationKind::SigningRotation,
         OperationKind::RotateKek => pb::OperationKind::RootKeyRotation,
         OperationKind::RekeyTree => pb::OperationKind::TreeRekey,

@@ -24,13 +24,25 @@ pub enum Kind {
     Data,
     Index,
     PasswordPepper,
+    /// Of access keys, and of API keys and codes of tenants' users.
+    AccessKeyPepper,
+    PageToken,
     Signing,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 7] =
-        [Kind::Root, Kind::TenantRoot, Kind::Tree, Kind::Data, Kind::Index, Kind::PasswordPepper, Kind::Signing];
+    pub const ALL: [Kind; 9] = [
+        Kind::Root,
+        Kind::TenantRoot,
+        Kind::Tree,
+        Kind::Data,
+        Kind::Index,
+        Kind::PasswordPepper,
+        Kind::AccessKeyPepper,
+        Kind::PageToken,
+        Kind::Signing,
+    ];
 
     /// As the command line says it.
     pub fn name(self) -> &'static str {
@@ -41,6 +53,8 @@ impl Kind {
             Kind::Data => "data",
             Kind::Index => "index",
             Kind::PasswordPepper => "password-pepper",
+            Kind::AccessKeyPepper => "access-key-pepper",
+            Kind::PageToken => "page-token",
             Kind::Signing => "signing",
         }
     }

@@ -170,6 +170,7 @@ fn rotation_options(config: &Config) -> Periods {
         KeyPeriod::Tree => Kind::Tree,
         KeyPeriod::Data => Kind::Data,
         KeyPeriod::Index => Kind::Index,
+        KeyPeriod::PageToken => Kind::PageToken,
         KeyPeriod::Signing => Kind::Signing,
     };
     Periods {
@@ -179,6 +180,8 @@ fn rotation_options(config: &Config) -> Periods {
         data: from.data_days,
         index: from.index_days,
         password_pepper: from.password_pepper_days,
+        access_key_pepper: from.access_key_pepper_days,
+        page_token: from.page_token_days,
         signing: from.signing_days,
         warn: from.warn_days,
         automatic: from.automatic.iter().map(kind).collect(),

@@ -20,7 +20,7 @@ use crate::keyring::ledger::{LedgerEntry, LedgerKind};
 use crate::storage::*;
 use crate::telemetry;
 use crate::vault::admission::AdmissionError;
-use crate::vault::authenticate::{Kept, KeyBody, KeySlot, PEPPER};
+use crate::vault::authenticate::{Kept, KeyBody, KeySlot};
 use crate::vault::call::Call;
 use crate::vault::error::{DenialKind, VaultError, Violation};
 use crate::vault::request::Request;
@@ -63,6 +63,8 @@ pub struct AccessKeyView {
     pub subjects_per_hour: Option<u32>,
     /// Day of the last use, days since 1970-01-01 UTC.
     pub used_day: Option<i64>,
+    /// The version of the pepper that it was made with.
+    pub pepper: SecretVersion,
 }
 
 /// An access key that is asked for.
@@ -174,7 +176,7 @@ impl Vault {
                 label: call.tenant.seal_object(ObjectKind::AccessKey, &key, new.name.as_str().as_bytes()),
                 roles: new.roles.clone(),
                 hash: made.hash,
-                pepper: PEPPER,
+                pepper: made.pepper,
                 created: call.wall,
                 expires: new.expires,
                 revoked: None,
@@ -246,7 +248,8 @@ impl Vault {
 
     /// A key with a fresh id and secret; `change` then counts the id.
     async fn make_key(&self, tenant: &Tenant, change: &mut ChangeSet) -> Result<Made, VaultError> {
-        let pepper = self.access.peppers.first().ok_or(VaultError::WrongState("the vault's own keys are not open"))?;
+        let own = self.access.own.load_full();
+        let pepper = own.peppers.first().ok_or(VaultError::WrongState("the vault's own keys are not open"))?;
         let environment = match tenant.settings.kind {
             TenantKind::Live => Environment::Live,
             TenantKind::Test => Environment::Test,
@@ -258,7 +261,7 @@ impl Vault {
         let text = key.to_text(pepper);
         let password = Zeroizing::new(key.password(pepper).to_vec());
         let hash = self.access.pool.hash(password).await.map_err(admission)?;
-        Ok(Made { id, text, hash })
+        Ok(Made { id, text, hash, pepper: pepper.version })
     }
 
     /// A key that the caller may change: of its tenant; operators reach every key.
@@ -313,7 +316,7 @@ impl Vault {
             let body = KeyBody {
                 label: owner.seal_object(ObjectKind::AccessKey, &key, name.as_str().as_bytes()),
                 hash: made.hash,
-                pepper: PEPPER,
+                pepper: made.pepper,
                 created: call.wall,
                 expires: how.expires.or(kept.body.expires),
                 certificate: how.certificate.or(kept.body.certificate),
@@ -355,6 +358,17 @@ impl Vault {
         let slot = self.reachable(call, id)?;
         // An answer from before says only that the body was the same: the key is revoked by then.
         self.repeated::<u64>(call, request.as_ref()).await?;
+        self.end_key(call, &slot, request).await?;
+        self.view_key(&slot)
+    }
+
+    /// Revokes a key, whoever asks.
+    pub(crate) async fn end_key(
+        &self,
+        call: &Call,
+        slot: &KeySlot,
+        request: Option<Request>,
+    ) -> Result<(), VaultError> {
         let _one_at_a_time = self.access.changing.lock().await;
         for _ in 0..4 {
             let kept = slot.kept.load_full();
@@ -364,12 +378,12 @@ impl Vault {
             let body = KeyBody { revoked: Some(call.wall), ..kept.body.clone() };
             let mut change = ChangeSet::default();
             let row = put_key(slot.tenant, slot.id, kept.revision, &body, &mut change);
-            change.note(slot.tenant, named(call.record(Action::RevokeAccessKey, Outcome::Ok), id));
-            self.remember(call, request.as_ref(), &id.0, &mut change);
+            change.note(slot.tenant, named(call.record(Action::RevokeAccessKey, Outcome::Ok), slot.id));
+            self.remember(call, request.as_ref(), &slot.id.0, &mut change);
             match self.store.commit(change).await {
                 Ok(_) => {
                     self.access.put(&row)?;
-                    self.access.cache.purge(id);
+                    self.access.cache.purge(slot.id);
                 }
                 Err(error) => self.retry_or_answer(call, error, request.as_ref()).await?,
             }
@@ -377,8 +391,18 @@ impl Vault {
         if slot.kept.load().body.revoked.is_none() {
             return Err(VaultError::Conflict);
         }
-        self.end_in_ledger(&slot).await?;
-        self.view_key(&slot)
+        self.end_in_ledger(slot).await
+    }
+
+    /// Keys that work and were made under that version of the pepper.
+    pub(crate) fn keys_under(&self, pepper: SecretVersion, now: Timestamp) -> Vec<Arc<KeySlot>> {
+        let under = |slot: &Arc<KeySlot>| {
+            let kept = slot.kept.load();
+            kept.body.pepper == pepper && kept.body.revoked.is_none() && kept.body.expires.is_none_or(|end| now < end)
+        };
+        let mut keys = self.access.all();
+        keys.retain(under);
+        keys
     }
 
     /// Notes in the ledger that a key has ended, or will by itself.
@@ -453,6 +477,7 @@ impl Vault {
             issued_by: body.issued_by.map(|actor| KeyId(actor.0)),
             subjects_per_hour: body.subjects_per_hour,
             used_day: (used != 0).then_some(used),
+            pepper: body.pepper,
         })
     }
 
@@ -514,6 +539,7 @@ struct Made {
     id: KeyId,
     text: Zeroizing<String>,
     hash: String,
+    pepper: SecretVersion,
 }
 
 fn named(mut entry: AuditRecord, id: KeyId) -> Vec<u8> {

@@ -18,21 +18,18 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::access::Grant;
-use crate::auth::{AccessKey, KeyId, KeyPepper, Kind, MAX_TEXT, Principal, Rule};
+use crate::auth::{AccessKey, KeyId, Kind, MAX_TEXT, Principal, Rule};
 use crate::clock::{Clock, Timestamp};
 use crate::ids::*;
-use crate::keyring::{Keyring, SecretKind};
 use crate::storage::{ObjectKind, ObjectRow};
 use crate::telemetry;
 use crate::vault::Vault;
 use crate::vault::access_cache::{AccessCache, AccessCacheOptions, Verdict};
 use crate::vault::admission::{AdmissionError, Argon2Options, Argon2Pool};
 use crate::vault::error::VaultError;
+use crate::vault::own_secrets::OwnSecrets;
 use crate::vault::roles::{CompiledGrant, RoleState, RoleTable, without_values};
 use crate::vault::subject_limit::SubjectLimits;
-
-/// The version of the API pepper that keys are made with.
-pub(crate) const PEPPER: SecretVersion = SecretVersion(1);
 
 /// Why an access key opens nothing.
 #[derive(Debug)]
@@ -154,8 +151,8 @@ pub(crate) struct Access {
     pub roles: RoleTable,
     pub cache: AccessCache<Arc<KeySlot>, AdmissionError>,
     pub pool: Argon2Pool,
-    /// The present one first; empty while the vault's own keys are not in order.
-    pub peppers: Vec<KeyPepper>,
+    /// Peppers of keys and keys of page tokens.
+    pub own: ArcSwap<OwnSecrets>,
     pub limits: SubjectLimits,
     /// One change of a key or a role at a time.
     pub changing: tokio::sync::Mutex<()>,
@@ -163,13 +160,7 @@ pub(crate) struct Access {
 
 impl Access {
     /// Nothing in memory yet.
-    pub fn new(
-        keyring: &Keyring,
-        clock: Arc<dyn Clock>,
-        argon2: Argon2Options,
-        cache: AccessCacheOptions,
-    ) -> Result<Self, VaultError> {
-        let pepper = keyring.with_secret(TenantNo::VAULT, SecretKind::ApiPepper, PEPPER, KeyPepper::derive);
+    pub fn new(clock: Arc<dyn Clock>, argon2: Argon2Options, cache: AccessCacheOptions) -> Result<Self, VaultError> {
         let pool = Argon2Pool::start("argon2", argon2, clock.clone())
             .map_err(|error| VaultError::NoThreads(Arc::new(error)))?;
         Ok(Access {
@@ -177,7 +168,7 @@ impl Access {
             roles: RoleTable::default(),
             cache: AccessCache::new(cache, clock.clone()),
             pool,
-            peppers: pepper.into_iter().collect(),
+            own: ArcSwap::default(),
             limits: SubjectLimits::new(clock),
             changing: tokio::sync::Mutex::new(()),
         })
@@ -309,7 +300,8 @@ impl Vault {
     /// The key in memory, once its text has been found to be right.
     async fn verify_key(&self, text: &str, now: Timestamp) -> Result<Arc<KeySlot>, AuthRefusal> {
         let access = &self.access;
-        let (key, which) = AccessKey::parse(text, &access.peppers).map_err(|_| {
+        let own = access.own.load_full();
+        let (key, which) = AccessKey::parse(text, &own.peppers).map_err(|_| {
             count_refusal("forged");
             AuthRefusal::Refused
         })?;
@@ -317,7 +309,7 @@ impl Vault {
             let slot = access.by_id(key.id());
             let kept = slot.as_ref().map(|slot| slot.kept.load_full());
             let hash = kept.as_ref().map(|kept| kept.body.hash.as_str());
-            let password = Zeroizing::new(key.password(&access.peppers[which]).to_vec());
+            let password = Zeroizing::new(key.password(&own.peppers[which]).to_vec());
             let right = access.pool.verify(hash, password).await?;
             metrics::counter!(telemetry::KEYS_VERIFIED).increment(1);
             let why = match (&slot, &kept) {

@@ -11,6 +11,7 @@ use crate::clock::Timestamp;
 use crate::ids::{GroupNo, ObjectId, PurposeNo, RecipientNo};
 use crate::policy::compiled::{Ask, SubjectFacts};
 use crate::vault::error::VaultError;
+use crate::vault::own_secrets::PageKeys;
 use crate::vault::tenant::Tenant;
 
 /// Who calls, in which tenant, at what time. Made once per call at the edge.
@@ -22,6 +23,8 @@ pub struct Call {
     pub now: Timestamp,
     /// The machine's time: what audit entries carry.
     pub wall: Timestamp,
+    /// What page tokens are made and checked with.
+    pub pages: Arc<PageKeys>,
 }
 
 impl Call {

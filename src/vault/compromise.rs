@@ -15,9 +15,9 @@ use crate::vault::audit_read::EntryQuery;
 use crate::vault::call::Call;
 use crate::vault::error::VaultError;
 use crate::vault::operation::{Operation, OperationStatus};
-use crate::vault::rotation::DataScope;
+use crate::vault::rotation::{DataScope, OwnSecret};
 
-/// Days that users have to log in after the pepper of their passwords leaked.
+/// Days that users have to log in after the pepper of their passwords leaked, and holders of access keys to get new ones.
 const PEPPER_DAYS: i64 = 30;
 /// Steps of a root key's rotation that are gone here; the job goes on with the rest.
 const MOST_STEPS: usize = 1_000;
@@ -32,6 +32,8 @@ pub enum Leaked {
     Data(DataScope),
     Index,
     PasswordPepper,
+    AccessKeyPepper,
+    PageToken,
     Signing,
 }
 
@@ -139,6 +141,26 @@ impl Vault {
                     answered.did("a new pepper; who does not log in for 30 days must reset", own, Some(&begun));
                 }
                 answered.lost("hashes in copies of the database from before: weak passwords can be guessed from them");
+            }
+            Leaked::AccessKeyPepper => {
+                if !check {
+                    let end = call.now.plus_ms(PEPPER_DAYS * DAY_MS);
+                    let begun = self.rotate_own_secret(call, OwnSecret::AccessKeyPepper, Some(end), None).await?;
+                    answered.did("a new pepper; access keys of the old one end in 30 days", None, Some(&begun));
+                }
+                answered.by_hand("issue every access key anew (`access-key rotate`), operators' keys first");
+                answered.by_hand("tenants issue their users' API keys and recovery codes anew");
+                answered.lost(
+                    "digests of codes in copies of the database from before: short codes can be guessed from them",
+                );
+            }
+            Leaked::PageToken => {
+                if !check {
+                    let begun = self.rotate_own_secret(call, OwnSecret::PageToken, None, None).await?;
+                    answered.did("a new key of page tokens; the old one goes after a day", None, Some(&begun));
+                }
+                answered.lost("nothing: a forged page token shows its own key's lists from another place, no more");
+                answered.archives = false;
             }
             Leaked::Signing => {
                 if !check {

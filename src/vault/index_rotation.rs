@@ -170,7 +170,8 @@ impl Vault {
         if self.store.count_terms(tenant, old).await? > 0 {
             return Ok(Progress { done, more: true });
         }
-        let rotated = Rotated { kind: SecretKind::Index, old, operation: state.operation, state: (INDEX, revision) };
+        let rotated =
+            Rotated { kind: SecretKind::Index, old, operation: state.operation, state: Some((INDEX, revision)) };
         let finish = |operation| Operation { cursor: None, ..operation };
         self.drop_secret(call, &rotated, |settings| &mut settings.index_retiring, finish).await?;
         Ok(Progress { done: done + 1, more: false })

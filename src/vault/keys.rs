@@ -10,7 +10,7 @@ use crate::vault::Vault;
 use crate::vault::call::Call;
 use crate::vault::error::VaultError;
 use crate::vault::operation::OperationKind;
-use crate::vault::rotation::Kind;
+use crate::vault::rotation::{Kind, OwnSecret};
 
 /// Kind of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,8 +29,10 @@ pub enum KeyKind {
     Expiry,
     /// Pepper of the passwords of a tenant's users.
     PasswordPepper,
-    /// Pepper of access keys; the vault's own.
-    Pepper,
+    /// Pepper of access keys, and of API keys and codes of tenants' users; the vault's own.
+    AccessKeyPepper,
+    /// Key of page tokens; the vault's own.
+    PageToken,
     /// Receipts, checkpoints, ledger; the vault's own.
     Signing,
 }
@@ -67,8 +69,10 @@ impl KeyKind {
             KeyKind::Index => Some(Kind::Index),
             KeyKind::Data => Some(Kind::Data),
             KeyKind::PasswordPepper => Some(Kind::PasswordPepper),
+            KeyKind::AccessKeyPepper => Some(Kind::AccessKeyPepper),
+            KeyKind::PageToken => Some(Kind::PageToken),
             KeyKind::Signing => Some(Kind::Signing),
-            KeyKind::Digest | KeyKind::Expiry | KeyKind::Pepper => None,
+            KeyKind::Digest | KeyKind::Expiry => None,
         }
     }
 }
@@ -109,7 +113,17 @@ impl Vault {
         let whole = KeyInfo::new(KeyKind::Tree, tree.version.number);
         keys.push(KeyInfo { created: Some(tree.since), count: leaves.into(), left, ..whole });
         if tenant.no == TenantNo::VAULT {
-            keys.push(KeyInfo { created: Some(settings.created), ..KeyInfo::new(KeyKind::Pepper, 1) });
+            for (secret, kind, of) in [
+                (OwnSecret::AccessKeyPepper, KeyKind::AccessKeyPepper, Kind::AccessKeyPepper),
+                (OwnSecret::PageToken, KeyKind::PageToken, Kind::PageToken),
+            ] {
+                let present = secret.versions(&mut settings.clone()).present.0.into();
+                let since = self.own_secret_since(call, secret, of).await?;
+                keys.push(KeyInfo { created: Some(since), ..KeyInfo::new(kind, present) });
+                if let Some((version, left)) = self.own_secret_left(call, secret).await? {
+                    keys.push(KeyInfo { retiring: true, left, ..KeyInfo::new(kind, version.0.into()) });
+                }
+            }
             let signers = self.signers();
             let count = signers.len() as u64;
             let present = signers.first();

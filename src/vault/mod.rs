@@ -36,6 +36,7 @@ pub mod keeper_care;
 pub mod keys;
 mod known_facts;
 pub mod operation;
+pub mod own_secrets;
 pub mod plan;
 pub mod policies;
 pub mod read;

@@ -33,6 +33,10 @@ pub enum OperationKind {
     RotateIndex,
     RotateRoot,
     RotatePepper,
+    /// The pepper of access keys; the vault's own.
+    RotateAccessPepper,
+    /// The key of page tokens; the vault's own.
+    RotatePageToken,
     /// The signing key; the vault's own.
     RotateSigning,
     /// The root KEK; the vault's own.
@@ -76,6 +80,8 @@ impl OperationKind {
             OperationKind::RotateIndex
                 | OperationKind::RotateRoot
                 | OperationKind::RotatePepper
+                | OperationKind::RotateAccessPepper
+                | OperationKind::RotatePageToken
                 | OperationKind::RotateSigning
                 | OperationKind::RotateKek
                 | OperationKind::RekeyTree
@@ -144,6 +150,14 @@ pub struct RotationState {
     /// What was still under the old version when it was dropped.
     #[serde(default)]
     pub lost: u64,
+    /// When access keys that are left are revoked; `None`: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoke: Option<Timestamp>,
+    /// When what tenants' users hold under the old version was last counted, and how much that was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counted: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub others: u64,
 }
 
 impl RotationState {
@@ -290,6 +304,10 @@ impl Operation {
     fn job_key(&self) -> Vec<u8> {
         job_key(self.subject.unwrap_or(SubjectUid(0)), self.id)
     }
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 fn is_false(flag: &bool) -> bool {

@@ -1,4 +1,4 @@
-//! The end of a rotation of one of a tenant's secrets: the old version's slot is dropped, in one change with the settings
+//! The end of a rotation of one of a tenant's secrets, or of the vault's own: the old version's slot is dropped, in one change with the settings
 //! that named it, the operation and the state of the rotation.
 
 use crate::audit::{Action, Outcome};
@@ -20,8 +20,8 @@ pub(crate) struct Rotated {
     pub kind: SecretKind,
     pub old: SecretVersion,
     pub operation: ObjectId,
-    /// Key and revision of the setting that holds how far the rotation is.
-    pub state: (&'static [u8], Revision),
+    /// Key and revision of the setting that holds how far the rotation is; `None`: the operation itself holds it.
+    pub state: Option<(&'static [u8], Revision)>,
 }
 
 impl Vault {
@@ -59,9 +59,11 @@ impl Vault {
             let (body, next_revision) = (to_json(&settings), Revision(row.revision.0 + 1));
             change.change(Mutation::SetTenantSettings { tenant, body, revision: next_revision });
             put_operation(tenant, &next, Some((&former, at)), &mut change);
-            let (kind, key, revision) = (ObjectKind::Setting, rotated.state.0.to_vec(), rotated.state.1);
-            change.require(Precondition::ObjectAt { tenant, kind, key: key.clone(), revision });
-            change.change(Mutation::DeleteObject { tenant, kind, key });
+            if let Some((key, revision)) = rotated.state {
+                let (kind, key) = (ObjectKind::Setting, key.to_vec());
+                change.require(Precondition::ObjectAt { tenant, kind, key: key.clone(), revision });
+                change.change(Mutation::DeleteObject { tenant, kind, key });
+            }
             let mut entry = call.record(Action::RotateKeys, Outcome::Ok);
             entry.operation = Some(next.id);
             change.note(tenant, entry.to_bytes());

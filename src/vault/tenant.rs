@@ -3,12 +3,12 @@
 
 use std::collections::HashMap;
 
+use arc_swap::ArcSwapOption;
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use zeroize::Zeroizing;
 
-use crate::auth::KeyPepper;
 use crate::clock::Timestamp;
 use crate::crypto::aad::{Aad, Kind};
 use crate::crypto::aead::Cipher;
@@ -20,6 +20,7 @@ use crate::keyring::{KeyRef, Keyring, SecretKind};
 use crate::policy::compiled::Policy;
 use crate::storage::{ExpiryRow, TenantRow};
 use crate::vault::error::VaultError;
+use crate::vault::own_secrets::{UserPeppers, Versions};
 
 /// Whether a tenant's clock can be moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +63,12 @@ pub struct TenantSettings {
     /// The version being retired: hashes under it are still checked, until none is left or its deadline has come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pepper_retiring: Option<SecretVersion>,
+    /// Versions of the pepper of access keys; the vault's own.
+    #[serde(default, skip_serializing_if = "Versions::is_first")]
+    pub access_pepper: Versions,
+    /// Versions of the key of page tokens; the vault's own.
+    #[serde(default, skip_serializing_if = "Versions::is_first")]
+    pub page_token: Versions,
     /// Subjects allowed; 0 is no limit.
     #[serde(default)]
     pub quota_subjects: u64,
@@ -83,6 +90,8 @@ impl TenantSettings {
             index_owed_since: None,
             pepper: first_version(),
             pepper_retiring: None,
+            access_pepper: Versions::default(),
+            page_token: Versions::default(),
             quota_subjects: 0,
         }
     }
@@ -129,7 +138,7 @@ pub struct Tenant {
     /// Where the expiry key of each live bucket lies; shared by all versions of this tenant in memory.
     pub expiries: Arc<RwLock<HashMap<(ClassNo, Bucket), KeyRef>>>,
     /// Of the texts of its users' API keys; derived from a secret of the vault's own when the first is made or checked.
-    pub(crate) api_key_pepper: OnceLock<Arc<KeyPepper>>,
+    pub(crate) api_key_peppers: ArcSwapOption<UserPeppers>,
 }
 
 impl Tenant {
@@ -172,7 +181,7 @@ impl Tenant {
             finders: Arc::new(finders),
             index,
             expiries: Arc::new(RwLock::new(expiries)),
-            api_key_pepper: OnceLock::new(),
+            api_key_peppers: ArcSwapOption::empty(),
             row,
         })
     }
@@ -241,7 +250,7 @@ impl Tenant {
         blind_index::tag(&self.finders.fingerprint, &[method.as_bytes(), body])
     }
 
-    /// A MAC for texts the vault hands out and takes back (page tokens, cursors), 16 bytes.
+    /// A MAC for texts the vault hands out and takes back (cursors, references), 16 bytes.
     pub fn token_mac(&self, parts: &[&[u8]]) -> [u8; 16] {
         let mut all: Vec<&[u8]> = vec![b"token"];
         all.extend_from_slice(parts);

@@ -15,6 +15,7 @@ use crate::vault::authenticate::Access;
 use crate::vault::call::Call;
 use crate::vault::credentials::Credentials;
 use crate::vault::error::{DenialKind, VaultError};
+use crate::vault::own_secrets::OwnSecrets;
 use crate::vault::policies::{check_policy, put_policy};
 use crate::vault::request::Request;
 use crate::vault::tenant::{Tenant, TenantKind, TenantSettings};
@@ -53,7 +54,7 @@ impl Vault {
         clock: Arc<dyn Clock>,
         options: VaultOptions,
     ) -> Result<Arc<Vault>, VaultError> {
-        let access = Access::new(&keyring, clock.clone(), options.argon2.clone(), options.access_cache)?;
+        let access = Access::new(clock.clone(), options.argon2.clone(), options.access_cache)?;
         let credentials = Credentials::new(options.passwords.clone(), options.access_cache, clock.clone())?;
         let vault = Vault {
             access,
@@ -80,6 +81,9 @@ impl Vault {
             if row.state == TenantState::Live && vault.keyring.state(row.no) == TenantKeyState::Ready {
                 tenants.by_no.insert(row.no, Arc::new(vault.load_tenant(row).await?));
             }
+        }
+        if let Some(own) = tenants.by_no.get(&TenantNo::VAULT) {
+            vault.access.own.store(Arc::new(OwnSecrets::derive(&vault.keyring, &own.settings)));
         }
         vault.tenants.store(Arc::new(tenants));
         if vault.keyring.state(TenantNo::VAULT) == TenantKeyState::Ready {
@@ -116,6 +120,9 @@ impl Vault {
             by_no.insert(no, tenant.clone());
             Tenants { by_no, by_name }
         });
+        if no == TenantNo::VAULT {
+            self.access.own.store(Arc::new(OwnSecrets::derive(&self.keyring, &tenant.settings)));
+        }
         Ok(tenant)
     }
 
@@ -164,7 +171,8 @@ impl Vault {
     /// A call of a principal in a tenant, now.
     pub fn call(&self, principal: Arc<auth::Principal>, tenant: Arc<Tenant>) -> Call {
         let wall = self.clock.now();
-        Call { principal, now: tenant.time(wall), wall, tenant }
+        let pages = self.access.own.load().pages.clone();
+        Call { principal, now: tenant.time(wall), wall, tenant, pages }
     }
 
     async fn view(&self, row: TenantRow) -> Result<TenantView, VaultError> {

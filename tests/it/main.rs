@@ -21,6 +21,7 @@ mod lookups;
 mod matrix;
 mod model;
 mod net;
+mod own_secrets;
 mod passwords;
 mod policy_life;
 mod promises;

@@ -17,22 +17,22 @@ use tonic::Code;
 use crate::harness::*;
 use crate::net::*;
 
-type Keys = pb::key_service_client::KeyServiceClient<tonic::transport::Channel>;
+pub type Keys = pb::key_service_client::KeyServiceClient<tonic::transport::Channel>;
 
-struct Scene {
-    running: Running,
-    tenant: TenantNo,
-    key: String,
-    operator: String,
+pub struct Scene {
+    pub running: Running,
+    pub tenant: TenantNo,
+    pub key: String,
+    pub operator: String,
 }
 
 impl Scene {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         Self::over(Running::new().await).await
     }
 
     /// With a next root key in the configuration, which is a file that is not there yet.
-    async fn with_next_root() -> Self {
+    pub async fn with_next_root() -> Self {
         let test = TestVault::with(|config| {
             let next = config.data_dir.parent().unwrap().join("secrets/root-2.key");
             config.root_kek_next = Some(RootKekSource::File { path: next });
@@ -40,18 +40,18 @@ impl Scene {
         Self::over(Running::over(test.await).await).await
     }
 
-    async fn over(running: Running) -> Self {
+    pub async fn over(running: Running) -> Self {
         let tenant = running.test.tenant("jina", JINA).await;
         let key = running.key(tenant, "app").await;
         let operator = running.operator_key("root").await;
         Scene { running, tenant, key, operator }
     }
 
-    fn keys(&self) -> Keys {
+    pub fn keys(&self) -> Keys {
         Keys::new(self.running.channel.clone())
     }
 
-    async fn person(&self, subject: &str) {
+    pub async fn person(&self, subject: &str) {
         let mut records = pb::record_service_client::RecordServiceClient::new(self.running.channel.clone());
         let values = vec![text_value(NAME, "Jane Roe"), text_value(EMAIL, &format!("{subject}@example.com"))];
         let context = for_purpose(SERVICE);
@@ -59,7 +59,7 @@ impl Scene {
         records.put_fields(with(&self.key, put)).await.expect("put");
     }
 
-    async fn name_of(&self, subject: &str) -> Result<String, tonic::Status> {
+    pub async fn name_of(&self, subject: &str) -> Result<String, tonic::Status> {
         let mut records = pb::record_service_client::RecordServiceClient::new(self.running.channel.clone());
         let get = pb::GetFieldsRequest { key: by_id(subject), context: for_purpose(SERVICE), ..Default::default() };
         let got = records.get_fields(with(&self.key, get)).await?.into_inner();
@@ -70,7 +70,7 @@ impl Scene {
         }
     }
 
-    async fn erase(&self, subject: &str) -> Vec<u8> {
+    pub async fn erase(&self, subject: &str) -> Vec<u8> {
         let mut erasures = pb::erasure_service_client::ErasureServiceClient::new(self.running.channel.clone());
         let erase = pb::EraseSubjectRequest { key: by_id(subject), wait_final: true, ..Default::default() };
         let done = erasures.erase_subject(with(&self.key, erase)).await.expect("erase").into_inner();
@@ -79,13 +79,13 @@ impl Scene {
         erasures.get_receipt(with(&self.key, get)).await.expect("receipt").into_inner().receipt.to_vec()
     }
 
-    async fn rotate(&self, kind: pb::KeyKind, tenant: &str) -> Result<String, tonic::Status> {
+    pub async fn rotate(&self, kind: pb::KeyKind, tenant: &str) -> Result<String, tonic::Status> {
         let request = pb::RotateKeysRequest { kind: kind as i32, tenant: tenant.into(), ..Default::default() };
         Ok(self.keys().rotate_keys(with(&self.operator, request)).await?.into_inner().operation)
     }
 
     /// What the jobs do.
-    async fn go_on(&self, tenant: TenantNo) {
+    pub async fn go_on(&self, tenant: TenantNo) {
         for _ in 0..1_000 {
             let vault = &self.running.test.node.vault;
             let call = vault.job_call(vault.tenant(tenant).unwrap());
@@ -96,37 +96,37 @@ impl Scene {
         panic!("it does not end");
     }
 
-    async fn operation(&self, operation: &str, tenant: &str) -> pb::Operation {
+    pub async fn operation(&self, operation: &str, tenant: &str) -> pb::Operation {
         let mut client = pb::operation_service_client::OperationServiceClient::new(self.running.channel.clone());
         let get = pb::GetOperationRequest { operation: operation.into(), tenant: tenant.into() };
         client.get_operation(with(&self.operator, get)).await.expect("operation").into_inner().operation.unwrap()
     }
 
     /// The newest record of a tenant, verified with the published keys.
-    async fn record(&self, tenant: &str) -> RotationRecord {
+    pub async fn record(&self, tenant: &str) -> RotationRecord {
         let list = pb::ListRotationsRequest { tenant: tenant.into(), ..Default::default() };
         let listed = self.keys().list_rotations(with(&self.operator, list)).await.expect("list").into_inner().rotations;
         let keys = self.running.test.node.vault.receipt_keys();
         RotationRecord::verify(&listed.first().expect("a record").record, &keys).expect("verifies").record
     }
 
-    async fn listed(&self, tenant: &str, kind: pb::KeyKind) -> Vec<pb::KeyInfo> {
+    pub async fn listed(&self, tenant: &str, kind: pb::KeyKind) -> Vec<pb::KeyInfo> {
         let list = pb::ListKeysRequest { tenant: tenant.into(), kinds: vec![kind as i32] };
         self.keys().list_keys(with(&self.operator, list)).await.expect("keys").into_inner().keys
     }
 
-    async fn restart(self) -> Self {
+    pub async fn restart(self) -> Self {
         let Scene { running, tenant, key, operator } = self;
         let running = Running::over(running.stop().await.restart().await).await;
         Scene { running, tenant, key, operator }
     }
 
-    fn keeper_bytes(&self) -> Vec<u8> {
+    pub fn keeper_bytes(&self) -> Vec<u8> {
         std::fs::read(self.running.test.config.keeper.paths[0].join("roots.keeper")).unwrap()
     }
 }
 
-fn contains(bytes: &[u8], part: &[u8]) -> bool {
+pub fn contains(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
 }
 
@@ -561,7 +561,7 @@ async fn a_copied_keeper_opens_with_no_key_that_is_left() {
     s.running.stop().await;
 }
 
-fn copy_dir(from: &Path, to: &Path) {
+pub fn copy_dir(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

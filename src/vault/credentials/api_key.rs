@@ -13,21 +13,19 @@ use zeroize::{Zeroize, Zeroizing};
 use super::{API_KEYS, Draft, Edit, Why, find_mark};
 use crate::access::Verb;
 use crate::audit::{Action, Outcome};
-use crate::auth::{ApiKey, Environment, KeyId, KeyPepper, KeyPrefix};
+use crate::auth::{ApiKey, Environment, KeyId, KeyPrefix};
 use crate::clock::Timestamp;
 use crate::ids::*;
-use crate::keyring::SecretKind;
 use crate::keyring::ledger::{LedgerEntry, LedgerKind};
 use crate::storage::*;
 use crate::vault::access_keys::{MAX_OVERLAP_MS, object_of};
 use crate::vault::admission::AdmissionError;
-use crate::vault::authenticate::PEPPER;
 use crate::vault::call::{Call, Context};
 use crate::vault::error::{VaultError, Violation};
 use crate::vault::find::Key;
 use crate::vault::request::Request;
 use crate::vault::roles::decision;
-use crate::vault::tenant::{Tenant, TenantKind};
+use crate::vault::tenant::TenantKind;
 use crate::vault::{Vault, to_json};
 
 /// Most keys of a subject, working or not; ended ones make room for new ones.
@@ -96,7 +94,7 @@ pub(super) struct Stored {
     label: String,
     /// Argon2id PHC string over HMAC(pepper, id, secret).
     pub hash: String,
-    pepper: SecretVersion,
+    pub pepper: SecretVersion,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<u16>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -166,6 +164,12 @@ pub fn hashes_of(value: &[u8]) -> Result<Vec<Zeroizing<String>>, VaultError> {
     Ok(keys.iter().filter(|key| key.revoked.is_none()).map(|key| Zeroizing::new(key.hash.clone())).collect())
 }
 
+/// How many of a subject's keys work and were made under that version of the pepper.
+pub fn keys_under(value: &[u8], pepper: SecretVersion, now: Timestamp) -> Result<u64, VaultError> {
+    let under = |key: &&Stored| key.pepper == pepper && key.why_not(now).is_none();
+    Ok(keys_of(Some(value))?.iter().filter(under).count() as u64)
+}
+
 /// The id in the form of an index row's tag.
 pub(super) fn mark(id: KeyId) -> TermTag {
     TermTag(u128::from(id.0).to_be_bytes())
@@ -183,20 +187,10 @@ struct Made {
     id: KeyId,
     text: Zeroizing<String>,
     hash: Zeroizing<String>,
+    pepper: SecretVersion,
 }
 
 impl Vault {
-    /// By which the texts of a tenant's keys are made and checked; derived once a tenant.
-    pub(super) fn api_key_pepper(&self, tenant: &Tenant) -> Result<Arc<KeyPepper>, VaultError> {
-        if let Some(pepper) = tenant.api_key_pepper.get() {
-            return Ok(pepper.clone());
-        }
-        let derive = |secret: &_| Arc::new(KeyPepper::of_tenant(secret, tenant.no));
-        let pepper = self.keyring.with_secret(TenantNo::VAULT, SecretKind::ApiPepper, PEPPER, derive);
-        let pepper = pepper.ok_or(VaultError::WrongState("the vault's own keys are not open"))?;
-        Ok(tenant.api_key_pepper.get_or_init(|| pepper).clone())
-    }
-
     /// A key with a fresh id and secret.
     async fn make_api_key(&self, call: &Call) -> Result<Made, VaultError> {
         let prefix = KeyPrefix::parse(self.credential_rules(call)?.api_key_prefix.as_str());
@@ -205,11 +199,12 @@ impl Vault {
             TenantKind::Live => Environment::Live,
             TenantKind::Test => Environment::Test,
         };
-        let pepper = self.api_key_pepper(&call.tenant)?;
+        let peppers = self.user_peppers(&call.tenant)?;
+        let pepper = peppers.peppers.first().ok_or(VaultError::WrongState("the vault's own keys are not open"))?;
         let key = ApiKey::generate(prefix, environment, KeyId::random());
-        let password = Zeroizing::new(key.password(&pepper).to_vec());
+        let password = Zeroizing::new(key.password(pepper).to_vec());
         let hash = Zeroizing::new(self.access.pool.hash(password).await.map_err(admission)?);
-        Ok(Made { id: key.id(), text: key.to_text(&pepper), hash })
+        Ok(Made { id: key.id(), text: key.to_text(pepper), hash, pepper: pepper.version })
     }
 
     /// Issues a key to a subject. `None` when it was only checked.
@@ -249,7 +244,7 @@ impl Vault {
                 id: made.id.0,
                 label: new.label.to_string(),
                 hash: made.hash.to_string(),
-                pepper: PEPPER,
+                pepper: made.pepper,
                 scopes: new.scopes.clone(),
                 sources: new.sources.iter().map(IpNet::to_string).collect(),
                 created: call.now,
@@ -303,7 +298,7 @@ impl Vault {
             }
             next.id = made.id.0;
             next.hash = made.hash.to_string();
-            next.pepper = PEPPER;
+            next.pepper = made.pepper;
             next.created = call.now;
             next.expires = how.expires.or(next.expires);
             next.used_day = 0;

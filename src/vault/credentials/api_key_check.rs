@@ -53,6 +53,8 @@ struct Slot {
     id: KeyId,
     /// The PHC string that the text fitted: a key of that id with another one is another key.
     hash: Zeroizing<String>,
+    /// The version of the pepper that it fitted.
+    pepper: SecretVersion,
     facts: ArcSwapOption<Facts>,
     used_day: AtomicI64,
 }
@@ -167,7 +169,8 @@ impl Vault {
                 Found::Nothing => return self.api_key_refused(call, None, Why::Unknown),
             },
         };
-        if slot.tenant != call.tenant.no {
+        // What was found right under a pepper that is gone is not right any more.
+        if slot.tenant != call.tenant.no || !self.has_pepper(slot.pepper) {
             return self.api_key_refused(call, None, Why::Unknown);
         }
         let Some(owner) = self.store.subject_by_uid(slot.uid).await? else {
@@ -228,8 +231,9 @@ impl Vault {
 
     /// The first use of a text, or its first for some time.
     async fn find_api_key(&self, call: &Call, text: &str, tag: Tag) -> Result<Found, VaultError> {
-        let pepper = self.api_key_pepper(&call.tenant)?;
-        let Ok((key, _)) = ApiKey::parse(text, std::slice::from_ref(&*pepper)) else { return Ok(Found::Forged) };
+        let peppers = self.user_peppers(&call.tenant)?;
+        let Ok((key, which)) = ApiKey::parse(text, &peppers.peppers) else { return Ok(Found::Forged) };
+        let pepper = &peppers.peppers[which];
         let check = async || {
             let tenant = call.tenant.no;
             let mut known = None;
@@ -239,7 +243,7 @@ impl Vault {
                 let hash = keys.iter().find(|one| one.id == key.id().0).map(|one| Zeroizing::new(one.hash.clone()));
                 known = hash.map(|hash| (owner.subject.uid, hash));
             }
-            let password = Zeroizing::new(key.password(&pepper).to_vec());
+            let password = Zeroizing::new(key.password(pepper).to_vec());
             let hash = known.as_ref().map(|(_, hash)| hash.as_str());
             let right = self.access.pool.verify(hash, password).await.map_err(|e| Arc::new(admission(e)))?;
             Ok(match known {
@@ -248,6 +252,7 @@ impl Vault {
                     uid,
                     id: key.id(),
                     hash,
+                    pepper: pepper.version,
                     facts: ArcSwapOption::empty(),
                     used_day: AtomicI64::new(0),
                 })),

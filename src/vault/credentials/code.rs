@@ -7,14 +7,12 @@ use zeroize::Zeroizing;
 use super::{CODES, Draft, Edit, Verdict, Why};
 use crate::access::Verb;
 use crate::audit::Action;
-use crate::auth::{Alphabet, CodePepper};
+use crate::auth::Alphabet;
 use crate::clock::Timestamp;
 use crate::crypto::random;
 use crate::ids::*;
-use crate::keyring::SecretKind;
 use crate::policy::file::CodeAlphabet;
 use crate::storage::SubjectSnapshot;
-use crate::vault::authenticate::PEPPER;
 use crate::vault::call::{Call, Context};
 use crate::vault::error::{VaultError, Violation};
 use crate::vault::find::Key;
@@ -99,13 +97,13 @@ pub fn working_codes(value: &[u8], now: Timestamp) -> Result<usize, VaultError> 
     Ok(codes_of(Some(value))?.iter().filter(|code| code.why_not(now).is_none()).count())
 }
 
-impl Vault {
-    pub(super) fn code_pepper(&self, tenant: TenantNo) -> Result<CodePepper, VaultError> {
-        let derive = |secret: &_| CodePepper::of_tenant(secret, tenant);
-        let pepper = self.keyring.with_secret(TenantNo::VAULT, SecretKind::ApiPepper, PEPPER, derive);
-        pepper.ok_or(VaultError::WrongState("the vault's own keys are not open"))
-    }
+/// How many codes of a subject work and were made under that version of the pepper.
+pub fn codes_under(value: &[u8], pepper: SecretVersion, now: Timestamp) -> Result<u64, VaultError> {
+    let under = |code: &&Stored| code.pepper == pepper && code.why_not(now).is_none();
+    Ok(codes_of(Some(value))?.iter().filter(under).count() as u64)
+}
 
+impl Vault {
     /// Issues a code; a former one for the same use ends.
     pub async fn issue_code(
         &self,
@@ -137,7 +135,8 @@ impl Vault {
         if !wrong.is_empty() {
             return Err(VaultError::Invalid(wrong));
         }
-        let pepper = self.code_pepper(call.tenant.no)?;
+        let peppers = self.code_peppers(call.tenant.no)?;
+        let (version, pepper) = &peppers[0];
         let text = alphabet.draw(length as usize);
         let expires = call.now.plus_ms(i64::from(life_s) * 1_000);
         // Tells the answer of this call from that of a former one with the same request id.
@@ -154,7 +153,7 @@ impl Vault {
                 length,
                 salt: random::bytes::<16>().to_vec(),
                 digest: Vec::new(),
-                pepper: PEPPER,
+                pepper: *version,
                 expires,
                 tries,
                 used: false,
@@ -178,7 +177,7 @@ impl Vault {
         used_for: &Name,
         typed: &str,
     ) -> Result<Verdict, VaultError> {
-        let pepper = self.code_pepper(call.tenant.no)?;
+        let peppers = self.code_peppers(call.tenant.no)?;
         let decide = |snapshot: &SubjectSnapshot, there: Option<&[u8]>| {
             let mut codes = codes_of(there)?;
             let Some(code) = codes.iter_mut().find(|code| code.used_for == *used_for) else {
@@ -187,6 +186,9 @@ impl Vault {
             if let Some(why) = code.why_not(call.now) {
                 return Ok((Edit::Note, Verdict::No(why)));
             }
+            let Some((_, pepper)) = peppers.iter().find(|(version, _)| *version == code.pepper) else {
+                return Ok((Edit::Note, Verdict::No(Why::Expired)));
+            };
             let alphabet = Alphabet::from_no(code.alphabet).ok_or(VaultError::DataLoss)?;
             let place = code.place(snapshot.subject.uid);
             let right = alphabet

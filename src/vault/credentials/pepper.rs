@@ -127,7 +127,7 @@ impl Vault {
         let left = self.pepper_left(call).await?.map_or(0, |(_, left)| left);
         if left == 0 || over {
             let (kind, operation) = (SecretKind::PasswordPepper, state.operation);
-            let rotated = Rotated { kind, old, operation, state: (PEPPER, revision) };
+            let rotated = Rotated { kind, old, operation, state: Some((PEPPER, revision)) };
             let lost = RotationState { lost: left, ..RotationState::default() };
             let finish = |operation| Operation { total: left, rotation: Some(lost.clone()), ..operation };
             self.drop_secret(call, &rotated, |settings| &mut settings.pepper_retiring, finish).await?;

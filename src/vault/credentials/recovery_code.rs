@@ -11,7 +11,6 @@ use crate::auth::{Alphabet, grouped};
 use crate::crypto::random;
 use crate::ids::SecretVersion;
 use crate::storage::SubjectSnapshot;
-use crate::vault::authenticate::PEPPER;
 use crate::vault::call::{Call, Context};
 use crate::vault::error::VaultError;
 use crate::vault::find::Key;
@@ -50,6 +49,12 @@ pub fn codes_left(value: &[u8]) -> Result<usize, VaultError> {
     Ok(stored(value)?.digests.len())
 }
 
+/// How many codes of a subject are left that were made under that version of the pepper.
+pub fn codes_under(value: &[u8], pepper: SecretVersion) -> Result<u64, VaultError> {
+    let sheet = stored(value)?;
+    Ok(if sheet.pepper == pepper { sheet.digests.len() as u64 } else { 0 })
+}
+
 impl Vault {
     /// Issues a sheet of codes; a former one ends. Empty for a repeated request: the codes are kept nowhere.
     pub async fn issue_recovery_codes(
@@ -65,14 +70,15 @@ impl Vault {
         if !(1..=MAX_CODES).contains(&count) {
             return Err(VaultError::invalid("count", "must be at most 20"));
         }
-        let pepper = self.code_pepper(call.tenant.no)?;
+        let peppers = self.code_peppers(call.tenant.no)?;
+        let (version, pepper) = &peppers[0];
         let texts: Vec<_> = (0..count).map(|_| Alphabet::Letters.draw(LENGTH)).collect();
         let mine = u64::from_be_bytes(random::bytes());
         let decide = |snapshot: &SubjectSnapshot, _: Option<&[u8]>, _: &mut Draft| {
             let salt = random::bytes::<16>().to_vec();
             let place = place(snapshot.subject.uid, RECOVERY, &salt);
             let digests = texts.iter().map(|text| Digest(pepper.digest(&place, text).to_vec())).collect();
-            let sheet = Stored { salt, digests, pepper: PEPPER };
+            let sheet = Stored { salt, digests, pepper: *version };
             Ok((Edit::Put(Zeroizing::new(to_json(&sheet))), mine))
         };
         let action = Action::IssueRecoveryCodes;
@@ -91,11 +97,14 @@ impl Vault {
         key: &Key,
         typed: &str,
     ) -> Result<(Verdict, u32), VaultError> {
-        let pepper = self.code_pepper(call.tenant.no)?;
+        let peppers = self.code_peppers(call.tenant.no)?;
         let mut left = 0;
         let decide = |snapshot: &SubjectSnapshot, there: Option<&[u8]>| {
             let Some(there) = there else { return Ok((Edit::Note, Verdict::No(Why::None))) };
             let mut sheet = stored(there)?;
+            let Some((_, pepper)) = peppers.iter().find(|(version, _)| *version == sheet.pepper) else {
+                return Ok((Edit::Note, Verdict::No(Why::MustReset)));
+            };
             let place = place(snapshot.subject.uid, RECOVERY, &sheet.salt);
             let typed = Alphabet::Letters.read(typed, LENGTH);
             // All of them are compared: the time does not tell which one it was.

@@ -43,10 +43,18 @@ pub struct CredentialReport {
     pub must_reset: u64,
     /// Passwords under the pepper that is being retired.
     pub retiring: u64,
+    /// API keys and codes that work and are under the pepper of access keys that is being retired.
+    pub under_access_pepper: u64,
     pub at: Timestamp,
 }
 
 impl CredentialReport {
+    fn new(at: Timestamp) -> Self {
+        let (counts, under_access_pepper) = (BTreeMap::new(), 0);
+        let (passwords, outdated, must_reset, retiring) = (0, 0, 0, 0);
+        CredentialReport { counts, passwords, outdated, must_reset, retiring, under_access_pepper, at }
+    }
+
     fn add(&mut self, kind: &'static str, algorithm: &'static str, parameters: String, count: u64) {
         if count > 0 {
             *self.counts.entry(Kept { kind, algorithm, parameters }).or_default() += count;
@@ -64,11 +72,9 @@ impl Vault {
         self.count_credentials(call).await
     }
 
-    pub(super) async fn count_credentials(&self, call: &Call) -> Result<CredentialReport, VaultError> {
+    pub(crate) async fn count_credentials(&self, call: &Call) -> Result<CredentialReport, VaultError> {
         let class = self.credential_rules(call)?.class;
-        let counts = BTreeMap::new();
-        let mut report =
-            CredentialReport { counts, passwords: 0, outdated: 0, must_reset: 0, retiring: 0, at: call.now };
+        let mut report = CredentialReport::new(call.now);
         let mut after = SubjectUid(0);
         loop {
             let page = self.store.list_subjects(call.tenant.no, None, after, PAGE).await?;
@@ -89,9 +95,7 @@ impl Vault {
         snapshot: &SubjectSnapshot,
     ) -> Result<Vec<(&'static str, &'static str, u64)>, VaultError> {
         let class = self.credential_rules(call)?.class;
-        let counts = BTreeMap::new();
-        let mut report =
-            CredentialReport { counts, passwords: 0, outdated: 0, must_reset: 0, retiring: 0, at: call.now };
+        let mut report = CredentialReport::new(call.now);
         self.count_all_of(call, class, snapshot, &mut report).await?;
         Ok(report.counts.into_iter().map(|(kept, count)| (kept.kind, kept.algorithm, count)).collect())
     }
@@ -120,6 +124,14 @@ impl Vault {
     ) -> Result<(), VaultError> {
         let Some(found) = self.open_credential(call, snapshot, field).await? else { return Ok(()) };
         let value = found.value.as_slice();
+        if let Some(old) = self.access.own.load().pepper.retiring {
+            report.under_access_pepper += match field {
+                API_KEYS => api_key::keys_under(value, old, call.now)?,
+                CODES => code::codes_under(value, old, call.now)?,
+                RECOVERY_CODES => recovery_code::codes_under(value, old)?,
+                _ => 0,
+            };
+        }
         match field {
             PASSWORD => self.count_password(call, &StoredPassword::parse(value)?, report),
             TOTP if totp::is_confirmed(value)? => report.add("totp", "sealed", String::new(), 1),

@@ -47,7 +47,8 @@ impl Vault {
         change: &mut ChangeSet,
     ) -> Result<(), VaultError> {
         let state = operation.rotation.clone().unwrap_or_default();
-        if !matches!(kind, Kind::Root | Kind::Tree | Kind::Data | Kind::PasswordPepper) || state.is_partial() {
+        // The others' ages are known otherwise.
+        if matches!(kind, Kind::TenantRoot | Kind::Index | Kind::Signing) || state.is_partial() {
             return Ok(());
         }
         let tenant = call.tenant.no;

@@ -9,7 +9,7 @@ use crate::vault::Vault;
 use crate::vault::call::Call;
 use crate::vault::error::VaultError;
 use crate::vault::expiry::Progress;
-use crate::vault::rotation::{Kind, kind_of};
+use crate::vault::rotation::{Kind, OwnSecret, kind_of};
 
 impl Vault {
     /// Begins the rotations of the tenant that the configuration leaves to the vault and whose time has come.
@@ -21,11 +21,14 @@ impl Vault {
             }
             match kind {
                 Kind::Signing => drop(self.begin_signing(call, None).await?),
+                Kind::PageToken if !self.rotation_runs(call, kind).await? => {
+                    drop(self.begin_own_secret(call, OwnSecret::PageToken, None, None).await?);
+                }
                 Kind::Tree if !self.rotation_runs(call, kind).await? => drop(self.begin_tree(call, None).await?),
                 Kind::Data if call.tenant.policy.is_some() && !self.rotation_runs(call, kind).await? => {
                     drop(self.begin_data(call).await?);
                 }
-                // The tenant's root and the index have rules of their own; a root key and a pepper need an operator.
+                // The tenant's root and the index have rules of their own; a root key and peppers need an operator.
                 _ => continue,
             }
             done += 1;
@@ -45,6 +48,9 @@ impl Vault {
         if call.tenant.no == TenantNo::VAULT {
             ages.push((Kind::Root, self.key_age(call, Kind::Root).await?.since));
             ages.extend(self.signers().first().map(|signer| (Kind::Signing, signer.since)));
+            for kind in [Kind::AccessKeyPepper, Kind::PageToken] {
+                ages.push((kind, self.key_age(call, kind).await?.since));
+            }
             return Ok(ages);
         }
         ages.push((Kind::Data, self.key_age(call, Kind::Data).await?.since));

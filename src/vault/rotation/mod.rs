@@ -8,6 +8,7 @@ mod age;
 mod data;
 mod due;
 mod kek;
+mod own_secret;
 mod periods;
 mod signing;
 mod tenant_root;
@@ -32,6 +33,7 @@ use crate::vault::expiry::Progress;
 use crate::vault::operation::{Operation, OperationKind, OperationStatus, RotationState, put_operation};
 use crate::vault::request::Request;
 pub use data::DataScope;
+pub use own_secret::OwnSecret;
 pub use periods::Periods;
 
 /// A rotation that ended.
@@ -49,6 +51,8 @@ pub(crate) fn kind_of(operation: OperationKind) -> Option<Kind> {
         OperationKind::RotateIndex => Some(Kind::Index),
         OperationKind::RotateRoot => Some(Kind::TenantRoot),
         OperationKind::RotatePepper => Some(Kind::PasswordPepper),
+        OperationKind::RotateAccessPepper => Some(Kind::AccessKeyPepper),
+        OperationKind::RotatePageToken => Some(Kind::PageToken),
         OperationKind::RotateSigning => Some(Kind::Signing),
         OperationKind::RotateKek => Some(Kind::Root),
         OperationKind::RekeyTree => Some(Kind::Tree),
@@ -171,6 +175,12 @@ impl Vault {
             OperationKind::RotateKek => self.step_kek(call, operation, revision).await,
             OperationKind::RekeyTree => self.step_tree(call, operation, revision).await,
             OperationKind::RotateData => self.step_data(call, operation, revision, limit).await,
+            OperationKind::RotateAccessPepper => {
+                self.step_own_secret(call, OwnSecret::AccessKeyPepper, (operation, revision)).await
+            }
+            OperationKind::RotatePageToken => {
+                self.step_own_secret(call, OwnSecret::PageToken, (operation, revision)).await
+            }
             // The index and the pepper have jobs of their own until they are committed.
             _ => Ok((operation, Progress::default())),
         }
@@ -230,7 +240,7 @@ impl Vault {
         let retired = keeper.replicas().into_iter().filter(|r| r.state == ReplicaState::Retired);
         let head = self.store.audit_head(tenant).await?;
         // A data key or a secret is in the key archive too; roots and signing keys never are.
-        let archived = matches!(kind, Kind::Data | Kind::Index | Kind::PasswordPepper);
+        let archived = !matches!(kind, Kind::Root | Kind::TenantRoot | Kind::Tree | Kind::Signing);
         let archives_expire_at = match self.keyring.archive().cloned().filter(|_| archived) {
             Some(archive) => tokio::task::spawn_blocking(move || archive.latest_expiry(tenant)).await.ok().flatten(),
             None => None,

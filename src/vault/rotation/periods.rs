@@ -4,7 +4,7 @@ use crate::clock::{DAY_MS, Timestamp};
 use crate::vault::rotation::Kind;
 
 /// Cryptoperiods in days; 0: none. The defaults are NIST SP 800-57's order of magnitude: a year for what wraps and signs,
-/// two for what seals data; a tenant's root 90 days, since a new one costs nothing.
+/// two for what seals data; a tenant's root and the key of page tokens 90 days, since a new one costs nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Periods {
     pub root: u32,
@@ -13,6 +13,8 @@ pub struct Periods {
     pub data: u32,
     pub index: u32,
     pub password_pepper: u32,
+    pub access_key_pepper: u32,
+    pub page_token: u32,
     pub signing: u32,
     /// Days before an end from which on it is warned of.
     pub warn: u32,
@@ -29,9 +31,11 @@ impl Default for Periods {
             data: 730,
             index: 0,
             password_pepper: 0,
+            access_key_pepper: 0,
+            page_token: 90,
             signing: 365,
             warn: 14,
-            automatic: vec![Kind::TenantRoot],
+            automatic: vec![Kind::TenantRoot, Kind::PageToken],
         }
     }
 }
@@ -46,6 +50,8 @@ impl Periods {
             Kind::Data => self.data,
             Kind::Index => self.index,
             Kind::PasswordPepper => self.password_pepper,
+            Kind::AccessKeyPepper => self.access_key_pepper,
+            Kind::PageToken => self.page_token,
             Kind::Signing => self.signing,
         }
     }
