@@ -203,6 +203,11 @@ impl<'a> Group<'a> {
         })
     }
 
+    /// The head that the chain has to have before it.
+    pub fn before(&self) -> Head {
+        Head { seq: self.first - 1, hash: self.prev }
+    }
+
     /// Number of its last record.
     pub fn last(&self) -> u64 {
         self.first + u64::from(self.count) - 1

@@ -1,9 +1,11 @@
 //! Signed checkpoints: one signature over the heads of all chains, provable to one tenant without the others' heads.
 //!
 //! Signed is the canonical JSON (RFC 8785) of `{at, count, format, key_id, root, vault}`; `root` is the Merkle root over
-//! the heads in order of (tenant, chain), a leaf being tenant u32 | chain u8 | number u64 (little endian) | hash.
+//! the heads in order of (tenant, chain), a leaf being tenant u32 | chain u8 | number u64 (little endian) | hash, and, where
+//! the head has a tree, its size u64 | its root.
 
 use super::chain::{Chain, Head};
+use super::tree::ChainTree;
 use crate::clock::Timestamp;
 use crate::crypto::document::{self, DocumentRefused, canonical};
 use crate::crypto::merkle;
@@ -35,15 +37,26 @@ pub struct ChainHead {
     pub tenant: TenantNo,
     pub chain: Chain,
     pub head: Head,
+    /// The tree over its groups; checkpoints of versions before there were trees have none.
+    pub tree: Option<ChainTree>,
 }
 
 impl ChainHead {
+    /// A head without a tree.
+    pub fn new(tenant: TenantNo, chain: Chain, head: Head) -> Self {
+        ChainHead { tenant, chain, head, tree: None }
+    }
+
     fn leaf(&self) -> merkle::Hash {
-        let mut data = [0u8; 4 + 1 + 8 + 32];
-        data[..4].copy_from_slice(&self.tenant.0.to_le_bytes());
-        data[4] = self.chain.number();
-        data[5..13].copy_from_slice(&self.head.seq.to_le_bytes());
-        data[13..].copy_from_slice(&self.head.hash);
+        let mut data = Vec::with_capacity(4 + 1 + 8 + 32 + 8 + 32);
+        data.extend_from_slice(&self.tenant.0.to_le_bytes());
+        data.push(self.chain.number());
+        data.extend_from_slice(&self.head.seq.to_le_bytes());
+        data.extend_from_slice(&self.head.hash);
+        if let Some(tree) = &self.tree {
+            data.extend_from_slice(&tree.size.to_le_bytes());
+            data.extend_from_slice(&tree.root);
+        }
         merkle::leaf(&data)
     }
 }
@@ -74,6 +87,15 @@ struct JsonHead {
     hash: String,
     seq: u64,
     tenant: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tree: Option<JsonTree>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JsonTree {
+    root: String,
+    size: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -211,6 +233,14 @@ impl HeadProof {
     pub fn at(&self) -> Timestamp {
         Timestamp(self.signed.at)
     }
+    /// Which vault, in hexadecimal.
+    pub fn vault(&self) -> &str {
+        &self.signed.vault
+    }
+    /// Names the public key that verifies it.
+    pub fn key_id(&self) -> &str {
+        &self.signed.key_id
+    }
 }
 
 fn leaves(heads: &[ChainHead]) -> Vec<merkle::Hash> {
@@ -236,7 +266,13 @@ impl From<DocumentRefused> for CheckpointError {
 }
 
 fn json_head(h: &ChainHead) -> JsonHead {
-    JsonHead { chain: h.chain.name().into(), hash: HEXLOWER.encode(&h.head.hash), seq: h.head.seq, tenant: h.tenant.0 }
+    JsonHead {
+        chain: h.chain.name().into(),
+        hash: HEXLOWER.encode(&h.head.hash),
+        seq: h.head.seq,
+        tenant: h.tenant.0,
+        tree: h.tree.map(|tree| JsonTree { root: HEXLOWER.encode(&tree.root), size: tree.size }),
+    }
 }
 
 fn read_head(h: &JsonHead) -> Result<ChainHead, CheckpointError> {
@@ -248,7 +284,12 @@ fn read_head(h: &JsonHead) -> Result<ChainHead, CheckpointError> {
     if h.seq >= MAX_SEQ {
         return Err(CheckpointError::Form);
     }
-    Ok(ChainHead { tenant: TenantNo(h.tenant), chain, head: Head { seq: h.seq, hash: hash(&h.hash)? } })
+    let tree = match &h.tree {
+        Some(tree) if tree.size >= MAX_SEQ => return Err(CheckpointError::Form),
+        Some(tree) => Some(ChainTree { size: tree.size, root: hash(&tree.root)? }),
+        None => None,
+    };
+    Ok(ChainHead { tenant: TenantNo(h.tenant), chain, head: Head { seq: h.seq, hash: hash(&h.hash)? }, tree })
 }
 
 fn hash(text: &str) -> Result<[u8; 32], CheckpointError> {
@@ -273,6 +314,7 @@ mod tests {
                     tenant: TenantNo(t),
                     chain,
                     head: Head { seq: u64::from(t) * 10 + u64::from(chain.number()), hash: [t as u8; 32] },
+                    tree: t.is_multiple_of(2).then_some(ChainTree { size: 3, root: [t as u8; 32] }),
                 })
             })
             .collect()
@@ -302,13 +344,19 @@ mod tests {
         let mut forged = c.proof(TenantNo(2), Chain::Read).unwrap();
         forged.head.head.seq += 1;
         assert_eq!(HeadProof::from_json(&forged.to_json(), &[key.public()]), Err(CheckpointError::Heads));
+        for tree in [None, Some(ChainTree { size: 4, root: [2; 32] }), Some(ChainTree { size: 3, root: [3; 32] })] {
+            let mut forged = c.proof(TenantNo(2), Chain::Read).unwrap();
+            forged.head.tree = tree;
+            assert_eq!(HeadProof::from_json(&forged.to_json(), &[key.public()]), Err(CheckpointError::Heads));
+        }
     }
 
     #[test]
     fn t28_every_changed_byte_of_a_checkpoint_is_refused() {
         let key = Signing::generate();
         let c = Checkpoint::sign(VaultId([1; 16]), Timestamp(5), heads(2), &key);
-        for json in [c.to_json(), c.proof(TenantNo(1), Chain::Read).unwrap().to_json()] {
+        let proof = |tenant| c.proof(TenantNo(tenant), Chain::Read).unwrap().to_json();
+        for json in [c.to_json(), proof(0), proof(1)] {
             for i in 0..json.len() {
                 let mut bad = json.clone();
                 bad[i] ^= 1;

@@ -11,6 +11,7 @@ use crate::keyring::{KeyRef, Keyring, TenantKeyState};
 use crate::storage::readlog::{ReadLogError, VerifyError};
 use crate::storage::*;
 use crate::vault::Vault;
+use crate::vault::audit_tree::day_no;
 use crate::vault::call::Call;
 use crate::vault::error::VaultError;
 use crate::vault::signers;
@@ -25,8 +26,8 @@ const CHECKPOINT_KEY: &[u8] = b"newest";
 /// Prefix of the last checkpoint of each day (in UTC, by number, four bytes).
 const OF_DAY: &[u8] = b"day";
 
-fn day_key(at: Timestamp) -> Vec<u8> {
-    [OF_DAY, &u32::try_from(at.day()).unwrap_or(0).to_be_bytes()].concat()
+pub(crate) fn day_key(at: Timestamp) -> Vec<u8> {
+    [OF_DAY, &day_no(at).to_be_bytes()].concat()
 }
 
 /// The heads of the read chains that the newest checkpoint names: what the read log must hold when it is opened.
@@ -221,7 +222,7 @@ impl Vault {
         self.entries(call.tenant.no, chain, EntryQuery::default(), after, limit as usize).await
     }
 
-    async fn head_of(&self, tenant: TenantNo, chain: Chain) -> Result<Head, VaultError> {
+    pub(crate) async fn head_of(&self, tenant: TenantNo, chain: Chain) -> Result<Head, VaultError> {
         match chain {
             Chain::Read => Ok(self.read_log.head(tenant)),
             Chain::Change => {
@@ -445,14 +446,34 @@ impl Vault {
 
     /// Signs the heads of all chains and keeps the result as the newest checkpoint and the last one of its day.
     pub async fn make_checkpoint(&self, now: Timestamp) -> Result<Checkpoint, VaultError> {
-        let mut heads = Vec::new();
+        let _one_at_a_time = self.checkpointing.lock().await;
+        self.checkpoint_now(now).await
+    }
+
+    /// The same, and the trees of a tenant's chains of changes and of reads as it signs them; `None`: a chain without
+    /// entries, or without a tree.
+    pub(crate) async fn checkpoint_with_trees(
+        &self,
+        tenant: TenantNo,
+        now: Timestamp,
+    ) -> Result<(Checkpoint, [Option<GrowingTree>; 2]), VaultError> {
+        let _one_at_a_time = self.checkpointing.lock().await;
+        let checkpoint = self.checkpoint_now(now).await?;
+        let mut trees = [None, None];
+        for (tree, chain) in trees.iter_mut().zip([Chain::Change, Chain::Read]) {
+            *tree = self.kept_tree(tenant, chain, None).await?.map(|kept| kept.tree);
+        }
+        Ok((checkpoint, trees))
+    }
+
+    async fn checkpoint_now(&self, now: Timestamp) -> Result<Checkpoint, VaultError> {
+        let (mut heads, mut change) = (Vec::new(), ChangeSet::default());
         for row in self.store.tenants().await? {
             for chain in [Chain::Change, Chain::Read] {
-                heads.push(ChainHead { tenant: row.no, chain, head: self.head_of(row.no, chain).await? });
+                heads.push(self.head_with_tree(row.no, chain, now, &mut change).await?);
             }
         }
         let checkpoint = Checkpoint::sign(self.keyring.vault(), now, heads, &self.keyring.signing());
-        let mut change = ChangeSet::default();
         for key in [CHECKPOINT_KEY.to_vec(), day_key(now)] {
             let (tenant, kind) = (TenantNo::VAULT, ObjectKind::Checkpoint);
             let row = self.store.object(tenant, kind, key.clone()).await?;
@@ -469,8 +490,15 @@ impl Vault {
         row.map(|row| self.read_checkpoint(&row)).transpose()
     }
 
-    fn read_checkpoint(&self, row: &ObjectRow) -> Result<Checkpoint, VaultError> {
+    pub(crate) fn read_checkpoint(&self, row: &ObjectRow) -> Result<Checkpoint, VaultError> {
         Checkpoint::from_json(&row.body, &self.receipt_keys()).map_err(|_| VaultError::DataLoss)
+    }
+
+    /// Rows of the last checkpoints of days after that of `after`, oldest first.
+    pub(crate) async fn checkpoints_of_days(&self, after: &[u8], limit: u32) -> Result<Page<ObjectRow>, VaultError> {
+        let after = if after.is_empty() { OF_DAY } else { after };
+        let (tenant, kind) = (TenantNo::VAULT, ObjectKind::Checkpoint);
+        Ok(self.store.objects(tenant, kind, OF_DAY.to_vec(), after.to_vec(), limit).await?)
     }
 
     /// The last checkpoint of each day, and the newest.
@@ -501,6 +529,7 @@ impl Vault {
         if old > 0 {
             self.store.commit(change).await?;
         }
+        self.drop_trees(Some(before)).await?;
         Ok(old)
     }
 
@@ -524,6 +553,7 @@ impl Vault {
         let entry = AuditRecord::new(now, ActorId(0), Action::VerifyAudit, Outcome::DataLoss);
         change.note(tenant, entry.to_bytes());
         self.store.commit(change).await?;
+        self.drop_trees(None).await?;
         self.make_checkpoint(now).await?;
         Ok(())
     }
@@ -572,13 +602,13 @@ fn read_detail(mut plain: &[u8]) -> Option<Detail> {
     plain.is_empty().then_some(Detail { reason, reference })
 }
 
-fn unreadable(error: ReadLogError) -> VaultError {
+pub(crate) fn unreadable(error: ReadLogError) -> VaultError {
     tracing::error!(%error, "the read audit cannot be read");
     VaultError::AuditUnavailable
 }
 
 /// Runs what reads files off the async runtime.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, VaultError> + Send + 'static,
 ) -> Result<T, VaultError> {
     tokio::task::spawn_blocking(work).await.unwrap_or(Err(VaultError::AuditUnavailable))

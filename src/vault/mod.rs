@@ -12,6 +12,7 @@ pub mod aggregate;
 pub mod approval;
 pub mod archives;
 pub mod audit_read;
+mod audit_tree;
 pub mod authenticate;
 pub mod backup;
 pub mod bulk;
@@ -155,6 +156,8 @@ pub struct Vault {
     settings: tokio::sync::Mutex<()>,
     /// Since when the root key's provider does not give it, and whether the time to serve without it is over.
     root_away: parking_lot::Mutex<(Option<crate::clock::Timestamp>, bool)>,
+    /// One checkpoint at a time.
+    checkpointing: tokio::sync::Mutex<()>,
     /// One step of a rotation at a time.
     rotating: tokio::sync::Mutex<()>,
     clock_guard: clock_guard::ClockGuard,

@@ -70,6 +70,7 @@ impl Vault {
             rotating: tokio::sync::Mutex::new(()),
             clock_guard: Default::default(),
             upkeep: Default::default(),
+            checkpointing: Default::default(),
             signers: ArcSwap::default(),
             known: Default::default(),
             disclosed: Default::default(),

@@ -92,10 +92,10 @@ impl Vault {
         let reads = self.read_log.heads();
         for row in self.store.tenants().await? {
             if let Some(head) = self.store.audit_head(row.no).await? {
-                heads.push(ChainHead { tenant: row.no, chain: Chain::Change, head });
+                heads.push(ChainHead::new(row.no, Chain::Change, head));
             }
             if let Some((_, head)) = reads.iter().find(|(tenant, _)| *tenant == row.no) {
-                heads.push(ChainHead { tenant: row.no, chain: Chain::Read, head: *head });
+                heads.push(ChainHead::new(row.no, Chain::Read, *head));
             }
         }
         Ok(heads)

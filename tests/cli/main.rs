@@ -719,7 +719,7 @@ fn checkpoints_are_verified_without_a_server() {
     let other = data_encoding::HEXLOWER.encode(&Signing::from_seed(&[4; 32]).public());
     vault.bare().args(args).arg(&other).assert().code(7);
     // A tenant gets a proof for each of its chains.
-    let head = |chain| ChainHead { tenant: TenantNo(2), chain, head: Head { seq: 9, hash: [8; 32] } };
+    let head = |chain| ChainHead::new(TenantNo(2), chain, Head { seq: 9, hash: [8; 32] });
     let heads = vec![head(Chain::Change), head(Chain::Read)];
     let checkpoint = Checkpoint::sign(VaultId([1; 16]), Timestamp(5), heads, &signing);
     let proof = |chain| checkpoint.proof(TenantNo(2), chain).unwrap().to_json();

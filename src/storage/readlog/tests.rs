@@ -147,7 +147,7 @@ fn segments_rotate_and_pruned_ones_leave_a_verifiable_rest() {
     assert!(segments.windows(2).all(|w| w[0].until == Some(w[1].since) && w[0].bytes <= 64 << 10));
     let keys = Signing::generate();
     let signed = |heads: &[(TenantNo, Head)]| {
-        let heads = heads.iter().map(|(t, h)| ChainHead { tenant: *t, chain: Chain::Read, head: *h });
+        let heads = heads.iter().map(|(t, h)| ChainHead::new(*t, Chain::Read, *h));
         Checkpoint::sign(VAULT, NOW, heads.collect(), &keys)
     };
     let through = log.prunable(segments[2].since).unwrap().unwrap();
