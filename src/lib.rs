@@ -13,6 +13,7 @@ pub mod crypto;
 // Floor 2: pure decisions and records.
 pub mod audit;
 pub mod auth;
+pub mod evidence;
 pub mod policy;
 pub mod receipt;
 pub mod report;

@@ -183,12 +183,14 @@ impl Report {
 
     /// For people, as one page without anything from elsewhere; it prints.
     pub fn html(&self) -> String {
-        let mut out = String::from(PAGE);
-        let _ = write!(
-            out,
-            "<title>{0}</title></head><body><h1>What {0} promised, and what is true</h1><table>",
-            text(&self.controller)
-        );
+        let name = text(&self.controller);
+        let head = format!("<title>{name}</title></head><body><h1>What {name} promised, and what is true</h1>");
+        format!("{PAGE}{head}{}</body></html>\n", self.html_part())
+    }
+
+    /// The same as a part of another page.
+    pub fn html_part(&self) -> String {
+        let mut out = String::from("<table>");
         for (name, value) in self.heads() {
             let _ = write!(out, "<tr><th>{name}</th><td>{}</td></tr>", text(&value));
         }
@@ -221,7 +223,6 @@ impl Report {
             }
             out += "</ul>";
         }
-        out += "</body></html>\n";
         out
     }
 }
@@ -255,7 +256,8 @@ impl Promise {
     }
 }
 
-const PAGE: &str = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
+/// The beginning of a page that runs nothing and loads nothing, with its style; a title and the end of `head` follow.
+pub const PAGE: &str = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
     content=\"width=device-width\"><meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; \
     style-src 'unsafe-inline'\"><style>body{font:15px/1.45 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em}\
     table{border-collapse:collapse;width:100%;margin:1em 0}td,th{border:1px solid #bbb;padding:.3em .6em;text-align:left;\
@@ -269,7 +271,7 @@ fn cell(text: &str) -> String {
 }
 
 /// Text in HTML.
-fn text(text: &str) -> String {
+pub fn text(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[(u8, &[&str])] = &[
     (0, &["access", "causes", "clock", "ids", "secret", "telemetry"]),
     (1, &["crypto"]),
-    (2, &["audit", "auth", "policy", "receipt", "report"]),
+    (2, &["audit", "auth", "evidence", "policy", "receipt", "report"]),
     (3, &["storage"]),
     (4, &["keyring"]),
     (5, &["recovery", "vault"]),
@@ -19,7 +19,14 @@ const FLOORS: &[(u8, &[&str])] = &[
 ];
 
 /// Neighbours on one floor that may see each other, in this direction only.
-const NEIGHBOURS: &[(&str, &str)] = &[("access", "ids"), ("main", "cli"), ("recovery", "vault")];
+const NEIGHBOURS: &[(&str, &str)] = &[
+    ("access", "ids"),
+    ("evidence", "audit"),
+    ("evidence", "receipt"),
+    ("evidence", "report"),
+    ("main", "cli"),
+    ("recovery", "vault"),
+];
 
 fn floor(part: &str) -> Option<u8> {
     FLOORS.iter().find(|(_, parts)| parts.contains(&part)).map(|(floor, _)| *floor)

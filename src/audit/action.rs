@@ -122,6 +122,7 @@ closed_list! {
         CancelOperation = 100, "operation.cancelled";
         WatchOperation = 101, "operation.watch";
         GetClock = 102, "clock.get";
+        Evidence = 103, "audit.evidence";
         // The vault itself, 104 to 127.
         Start = 104, "vault.started";
         Stop = 105, "vault.stopped";

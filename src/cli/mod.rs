@@ -17,6 +17,7 @@ mod count;
 mod drill;
 mod erase;
 mod error;
+mod evidence;
 mod export;
 mod forward;
 mod global;
@@ -170,6 +171,8 @@ enum Command {
     Receipt(receipt::Receipt),
     /// What the published text claims, and what is true; signed
     Report(report::Report),
+    /// A bundle for an auditor, who checks it on a machine of his own
+    Evidence(evidence::Evidence),
     /// Who did what when
     #[command(subcommand)]
     Audit(audit::Audit),
@@ -235,6 +238,9 @@ fn run(cli: Cli, last: Arc<Mutex<LastIds>>) -> Result<(), CliError> {
         Command::Audit(command) if !audit::needs_server(&command) => return audit::verify_here(out, command),
         Command::Report(ref args) if args.offline().is_some() => {
             return args.offline().map_or(Ok(()), |verify| report::verify(out, verify));
+        }
+        Command::Evidence(ref args) if args.offline().is_some() => {
+            return args.offline().map_or(Ok(()), |verify| evidence::verify(out, verify));
         }
         Command::Receipt(receipt::Receipt::Verify(args)) => return receipt::verify(out, args),
         Command::Keys(command) => match *command {
@@ -303,6 +309,7 @@ async fn call(s: &Session, yes: bool, command: Command) -> Result<(), CliError> 
         Command::Code(c) => code::code(s, yes, *c).await,
         Command::Rights(c) => rights::rights(s, *c).await,
         Command::Report(a) => report::report(s, a).await,
+        Command::Evidence(a) => evidence::evidence(s, a).await,
         Command::Count(a) => count::count(s, a).await,
         Command::Receipt(c) => receipt::receipt(s, c).await,
         Command::Audit(c) => audit::audit(s, c).await,

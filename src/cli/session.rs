@@ -13,6 +13,7 @@ use crate::grpc::pb::audit_service_client::AuditServiceClient;
 use crate::grpc::pb::backup_service_client::BackupServiceClient;
 use crate::grpc::pb::credential_service_client::CredentialServiceClient;
 use crate::grpc::pb::erasure_service_client::ErasureServiceClient;
+use crate::grpc::pb::evidence_service_client::EvidenceServiceClient;
 use crate::grpc::pb::keeper_service_client::KeeperServiceClient;
 use crate::grpc::pb::key_service_client::KeyServiceClient;
 use crate::grpc::pb::operation_service_client::OperationServiceClient;
@@ -134,6 +135,7 @@ impl Session {
         keepers: KeeperServiceClient,
         credentials: CredentialServiceClient,
         rights: RightsServiceClient,
+        evidence: EvidenceServiceClient,
     }
 
     /// `--tenant`, for requests of operator keys.

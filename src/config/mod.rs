@@ -3,6 +3,7 @@
 //! its own options from the values in `sections`; `check` has the rules.
 
 mod check;
+mod published;
 mod root_kek;
 mod sections;
 

@@ -90,6 +90,16 @@ pub fn verify(public: &[u8; 32], domain: Domain, message: &[u8], signature: &[u8
     verify_bytes(public, &bytes, signature)
 }
 
+/// What a signing key signs about the one after it: vault and new public key.
+pub fn successor(vault: &[u8; 16], next: &[u8; 32]) -> Vec<u8> {
+    [vault.as_slice(), next].concat()
+}
+
+/// Whether the key before says that `next` follows it in this vault.
+pub fn follows(former: &[u8; 32], vault: &[u8; 16], next: &[u8; 32], signature: &[u8; 64]) -> bool {
+    verify(former, Domain::KeyChain, &successor(vault, next), signature)
+}
+
 /// `verify` over whole bytes; a function of its own so that test vectors reach it.
 pub(in crate::crypto) fn verify_bytes(public: &[u8; 32], bytes: &[u8], signature: &[u8; 64]) -> bool {
     let Ok(key) = VerifyingKey::from_bytes(public) else { return false };

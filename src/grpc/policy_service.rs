@@ -9,12 +9,11 @@ use tonic::{Request, Response, Status};
 
 use crate::access::View;
 use crate::clock::Timestamp;
-use crate::grpc::call::CallInfo;
 use crate::grpc::convert::{self, wire_time};
 use crate::grpc::identity::{Api, Scope};
 use crate::grpc::page::Pages;
 use crate::grpc::pb;
-use crate::grpc::status::{bad_field, internal};
+use crate::grpc::status::bad_field;
 use crate::grpc::vault_status::limit_exceeded;
 use crate::grpc::words;
 use crate::ids::{ClassNo, FieldNo, PolicyVersion};
@@ -25,7 +24,6 @@ use crate::vault::VaultError;
 use crate::vault::aggregate::Cell;
 use crate::vault::plan::{Draft, FieldPlan, Plan, PlanProgress, RefusedCalls};
 use crate::vault::policies::StoredPolicy;
-use crate::vault::report::Surroundings;
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -355,12 +353,7 @@ impl pb::policy_service_server::PolicyService for Api {
 
     async fn get_report(&self, request: Request<pb::GetReportRequest>) -> Answer<pb::GetReportResponse> {
         let call = self.enter(&request, Scope::Named(&request.get_ref().tenant)).await?;
-        let tls = request.extensions().get::<CallInfo>().and_then(|info| info.peer.tls);
-        let archives = match &self.backups {
-            Some(backups) => Some(backups.seen().await.map_err(|_| internal())?),
-            None => None,
-        };
-        let around = Surroundings { tls: tls.map(|tls| (tls.version, tls.oldest)), archives };
+        let around = self.surroundings(&request).await?;
         let report = self.vault.honesty_report(&call, &around).await?;
         Ok(Response::new(pb::GetReportResponse { report: report.into() }))
     }

@@ -49,6 +49,7 @@ services! {
     backup_service_server::BackupServiceServer,
     keeper_service_server::KeeperServiceServer,
     rights_service_server::RightsServiceServer,
+    evidence_service_server::EvidenceServiceServer,
 }
 
 #[cfg(test)]

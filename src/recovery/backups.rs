@@ -22,6 +22,8 @@ use crate::vault::{Call, Vault, VaultError};
 const NOTE_EVERY: Duration = Duration::from_millis(500);
 /// A nightly backup that failed is tried again after this.
 const RETRY_MS: i64 = 3_600_000;
+/// Most reports of drills that are read together.
+const DRILLS: usize = 1_000;
 
 /// Where archives go and how long they stay.
 #[derive(Debug, Clone)]
@@ -82,6 +84,16 @@ impl Backups {
         let all = blocking(move || catalogue::list(&dir)).await?;
         let made = all.iter().rev().filter_map(Archive::made_at).collect::<Vec<_>>();
         Ok(ArchivesSeen { unreadable: all.len() - made.len(), made, horizon_days })
+    }
+
+    /// The newest reports of drills that are kept, as they are, whoever signed them.
+    pub async fn drill_reports(&self) -> Vec<Vec<u8>> {
+        let dir = self.options.dir.join(catalogue::DRILLS);
+        let read = move || {
+            let all = catalogue::drills(&dir).into_iter().take(DRILLS);
+            Ok(all.filter_map(|drill| std::fs::read(drill.path).ok()).collect())
+        };
+        blocking(read).await.unwrap_or_default()
     }
 
     /// Begins a backup and answers its operation at once. One that runs already is answered instead.

@@ -17,8 +17,7 @@ const PARTIAL: (&str, &str) = (".", ".partial");
 /// Folder of the reports of drills, beside the archives.
 pub const DRILLS: &str = "drills";
 
-/// Form of a report of a drill.
-pub const DRILL_FORMAT: &str = "pii-vault drill report v1";
+pub use crate::evidence::DRILL_FORMAT;
 
 /// A kept report of a drill, by its name and what it says; its signature is not looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -140,6 +140,7 @@ fn keyring_options(
 pub(super) fn vault_options(config: &Config) -> VaultOptions {
     let mut options = VaultOptions { region: config.region.clone(), ..VaultOptions::new() };
     options.longest_call_ms = i64::try_from(config.limits.max_call_s.saturating_mul(1_000)).unwrap_or(i64::MAX);
+    options.configuration = config.published();
     options.rotation = rotation_options(config);
     let (from, argon2) = (&config.argon2, &mut options.argon2);
     argon2.cost = Argon2Cost { memory_kib: from.memory_kib, passes: from.iterations, lanes: from.parallelism };

@@ -60,6 +60,22 @@ pub struct KeyInfo {
 }
 
 impl KeyKind {
+    /// As the command line says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            KeyKind::Root => "root",
+            KeyKind::TenantRoot => "tenant-root",
+            KeyKind::Tree => "tree",
+            KeyKind::Index => "index",
+            KeyKind::Digest => "digest",
+            KeyKind::Data => "data",
+            KeyKind::Expiry => "expiry",
+            KeyKind::PasswordPepper => "password-pepper",
+            KeyKind::Pepper => "pepper",
+            KeyKind::Signing => "signing",
+        }
+    }
+
     /// What a rotation of it is called; `None` for kinds that have none.
     fn rotated(self) -> Option<Kind> {
         match self {
@@ -90,6 +106,11 @@ impl Vault {
         if call.principal.kind != auth::Kind::Operator {
             call.permit(Verb::Operate)?;
         }
+        self.keys_of(call).await
+    }
+
+    /// The same for callers whose permission was looked at before.
+    pub(crate) async fn keys_of(&self, call: &Call) -> Result<Vec<KeyInfo>, VaultError> {
         let tenant = &call.tenant;
         let settings = &tenant.settings;
         let generation = self.keyring.generation(tenant.no).map_or(0, |generation| generation.0);

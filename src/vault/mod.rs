@@ -25,6 +25,7 @@ pub mod erase;
 pub mod erasing;
 pub mod erasures;
 pub mod error;
+pub mod evidence;
 pub mod expiry;
 pub mod export;
 pub mod feed;
@@ -104,6 +105,8 @@ pub struct VaultOptions {
     pub region: String,
     /// How long a call that writes may take, in milliseconds.
     pub longest_call_ms: i64,
+    /// What evidence tells of the configuration; empty: nothing.
+    pub configuration: evidence::Configuration,
 }
 
 impl Default for VaultOptions {
@@ -125,6 +128,7 @@ impl VaultOptions {
             roots: None,
             region: String::new(),
             longest_call_ms: 30_000,
+            configuration: evidence::Configuration::default(),
         }
     }
 
@@ -158,6 +162,8 @@ pub struct Vault {
     root_away: parking_lot::Mutex<(Option<crate::clock::Timestamp>, bool)>,
     /// One checkpoint at a time.
     checkpointing: tokio::sync::Mutex<()>,
+    /// How many bundles of evidence are made at the same time.
+    evidence: std::sync::Arc<tokio::sync::Semaphore>,
     /// One step of a rotation at a time.
     rotating: tokio::sync::Mutex<()>,
     clock_guard: clock_guard::ClockGuard,

@@ -304,6 +304,16 @@ impl Vault {
         limit: u32,
     ) -> Result<Page<StoredPolicy>, VaultError> {
         self.may_set_policy(call)?;
+        self.policies_after(call, after, limit).await
+    }
+
+    /// The same for callers whose permission was looked at before.
+    pub(crate) async fn policies_after(
+        &self,
+        call: &Call,
+        after: PolicyVersion,
+        limit: u32,
+    ) -> Result<Page<StoredPolicy>, VaultError> {
         let active = call.tenant.settings.policy;
         let page = self.store.objects(call.tenant.no, ObjectKind::Policy, Vec::new(), policy_key(after), limit).await?;
         let rows = page.rows.iter().map(|row| self.read_policy(row, active)).collect::<Result<_, _>>()?;

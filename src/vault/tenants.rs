@@ -71,6 +71,7 @@ impl Vault {
             clock_guard: Default::default(),
             upkeep: Default::default(),
             checkpointing: Default::default(),
+            evidence: std::sync::Arc::new(tokio::sync::Semaphore::new(crate::vault::evidence::AT_ONCE)),
             signers: ArcSwap::default(),
             known: Default::default(),
             disclosed: Default::default(),

@@ -88,15 +88,55 @@ async fn the_commands_of_the_operations_manual_work_as_they_are_written() {
         told
     };
     for line in commands("running") {
-        run(&place.operator, &line);
+        run(&place.operator, &line.replace("TENANT", "jina"));
     }
     for line in commands("tenant") {
         run(&key.text, &line.replace("KEY", id).replace("ACTOR", &leaked.actor.to_string()));
     }
     server.stop();
     tokio::time::sleep(Duration::from_millis(100)).await;
+    an_altered_folder_is_refused(&place);
     for line in commands("stopped") {
         let (ended, told) = place.line(&line);
         assert_eq!(ended, Some(0), "{line}: {told}");
     }
+}
+
+/// What the manual's auditor checks, on the disk: nothing but the folder's own files, and none of them elsewhere.
+fn an_altered_folder_is_refused(place: &Place) {
+    let check = |what: &str, right: bool| {
+        let (ended, told) = place.line("evidence verify evidence --public-key vault-keys.txt");
+        assert_eq!(ended, Some(if right { 0 } else { 7 }), "{what}: {told}");
+    };
+    let dir = place.dir.path().join("evidence");
+    let (page, away) = (dir.join("index.html"), place.dir.path().join("away.html"));
+    let bytes = std::fs::read(&page).unwrap();
+    check("as it was made", true);
+    std::fs::write(&page, [&bytes[..], b" "].concat()).unwrap();
+    check("a byte more", false);
+    std::fs::rename(&page, &away).unwrap();
+    check("a file less", false);
+    std::fs::write(&away, &bytes).unwrap();
+    std::os::unix::fs::symlink(&away, &page).unwrap();
+    check("the same bytes behind a link", false);
+    std::fs::remove_file(&page).unwrap();
+    std::fs::write(&page, &bytes).unwrap();
+    check("back again", true);
+    for extra in ["extra", "audit/extra", "policy/extra/deeper"] {
+        let path = dir.join(extra);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, b"").unwrap();
+        check(extra, false);
+        std::fs::remove_file(&path).unwrap();
+    }
+    std::fs::remove_dir(dir.join("policy/extra")).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, dir.join("fifo"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    check("something that is no file", false);
+    std::fs::remove_file(dir.join("fifo")).unwrap();
+    std::fs::create_dir(dir.join("empty")).unwrap();
+    check("a folder that no bundle has", false);
+    std::fs::remove_dir(dir.join("empty")).unwrap();
+    // A second bundle into the same folder overwrites nothing.
+    let (ended, told) = place.line("evidence --output evidence");
+    assert_ne!(ended, Some(0), "{told}");
 }

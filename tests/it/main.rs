@@ -14,6 +14,7 @@ mod codes;
 mod combinations;
 mod company;
 mod erase;
+mod evidence;
 mod expiry;
 mod harness;
 mod hostile;

@@ -300,6 +300,7 @@ fn rows() -> Vec<Row> {
         RightsService/CreateRequest(n) some::<pb::CreateRequestRequest>(|m| { m.kind = "access".into(); m.key = n.key(0); }), Names, Denied, Fine;
         RightsService/UpdateRequest(n) pb::UpdateRequestRequest { request: n.erasure.clone(), state: pb::RightsRequestState::Done as i32, ..Default::default() }, Nothing, Denied, Refused(Code::NotFound);
         RightsService/ListRequests(n) pb::ListRequestsRequest::default(), Nothing, Denied, Fine;
+        EvidenceService/ExportEvidence(n) pb::ExportEvidenceRequest { tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
         KeeperService/GetKeeper(n) pb::GetKeeperRequest {}, Nothing, Any, NO;
         KeeperService/VerifyKeeper(n) pb::VerifyKeeperRequest {}, Nothing, Any, NO;
         KeeperService/RetireReplica(n) pb::RetireReplicaRequest { index: 0, replica: n.item.clone() }, Nothing, Any, NO;

@@ -8,7 +8,7 @@ use crate::crypto::aead::{Cipher, OpenError};
 use crate::crypto::blind_index;
 use crate::crypto::kdf::Label;
 use crate::crypto::keys::RootKek;
-use crate::crypto::sign::{Domain, Signing, verify};
+use crate::crypto::sign::{Domain, Signing, follows, successor};
 use crate::ids::{TenantNo, VaultId};
 use crate::keyring::ledger::LedgerHead;
 
@@ -26,19 +26,15 @@ pub struct Link {
 }
 
 impl Link {
-    fn message(vault: VaultId, next: &[u8; 32]) -> Vec<u8> {
-        [vault.0.as_slice(), next].concat()
-    }
-
     /// Made with the last use of the old key.
     pub fn sign(vault: VaultId, former: &Signing, next: &[u8; 32]) -> Self {
-        let signature = former.sign(Domain::KeyChain, &Self::message(vault, next));
+        let signature = former.sign(Domain::KeyChain, &successor(&vault.0, next));
         Link { former: former.public(), signature }
     }
 
     /// Whether the old key made it, for this vault and this new key.
     pub fn is_right(&self, vault: VaultId, next: &[u8; 32]) -> bool {
-        verify(&self.former, Domain::KeyChain, &Self::message(vault, next), &self.signature)
+        follows(&self.former, &vault.0, next, &self.signature)
     }
 }
 

@@ -368,6 +368,19 @@ async fn je18_roles_see_what_they_need(t: &Tenant) {
 /// Audits and penetration tests are made by others: the vault has no evidence of them and says so.
 async fn je19_audits_by_others_are_outside(t: &Tenant) {
     t.reports(&[("6", "audited = 1y", Outside), ("1", "cookies", Outside), ("8", "cookies", Outside)]).await;
+    // What the auditor gets: it verifies on his machine, and is about this company.
+    t.put("p-1", "service", &[("name", "Lucia")]).await;
+    t.erase("p-1").await;
+    let (files, verdict) = t.bundle().await;
+    assert_eq!((verdict.about.tenant.as_str(), verdict.about.operator), ("jenny-erp", false));
+    for part in
+        ["policies", "report", "receipts", "inventory of keys", "checkpoints of changes", "software", "settings"]
+    {
+        let found = verdict.checked.iter().find(|one| one.what == part).unwrap_or_else(|| panic!("{part}"));
+        assert!(found.count > 0, "{part}: {}", found.how);
+    }
+    let page = String::from_utf8(files[pii_vault::evidence::PAGE].clone()).unwrap();
+    assert!(page.contains("JennyERP Inc.") && page.contains("audited = 1y") && !page.contains("Lucia"), "{page}");
 }
 
 async fn je20_a_breach_is_answered_within_24_hours_with_what_a_key_read(t: &Tenant) {
@@ -391,6 +404,10 @@ async fn je20_a_breach_is_answered_within_24_hours_with_what_a_key_read(t: &Tena
     assert_eq!(what, [(true, vec![t.field("email")])], "one field of one of two people");
     t.is_overdue("incident", 24 * HOUR).await;
     t.reports(&[("6", "answered incident = 24h", Broken)]).await;
+    // An auditor reads in the bundle that nobody answered.
+    let (files, _) = t.bundle().await;
+    let page = String::from_utf8(files[pii_vault::evidence::PAGE].clone()).unwrap();
+    assert!(page.contains("Overdue: 1 of kind incident"), "{page}");
 }
 
 async fn je21_data_crosses_borders_on_standard_clauses_only(t: &Tenant) {

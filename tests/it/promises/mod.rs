@@ -62,6 +62,15 @@ impl Tenant {
         }
     }
 
+    /// A bundle of evidence, checked with the public key alone.
+    async fn bundle(&self) -> (crate::evidence::Files, pii_vault::evidence::Verdict) {
+        let ask = pb::ExportEvidenceRequest::default();
+        let files = crate::evidence::bundle(&self.running.channel, &self.key, ask).await.expect("evidence");
+        let public = self.running.test.node.keyring.signing().public();
+        let verdict = crate::evidence::check(&files, &[public]).expect("the bundle verifies");
+        (files, verdict)
+    }
+
     /// What the report looked at for a sentence.
     async fn evidence(&self, section: &str, says: &str) -> String {
         let report = self.report().await;
