@@ -71,7 +71,8 @@ impl KeyKind {
             KeyKind::Data => "data",
             KeyKind::Expiry => "expiry",
             KeyKind::PasswordPepper => "password-pepper",
-            KeyKind::Pepper => "pepper",
+            KeyKind::AccessKeyPepper => "access-key-pepper",
+            KeyKind::PageToken => "page-token",
             KeyKind::Signing => "signing",
         }
     }
