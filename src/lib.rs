@@ -6,6 +6,7 @@ pub mod access;
 pub mod causes;
 pub mod clock;
 pub mod ids;
+pub mod outbound;
 pub mod secret;
 pub mod telemetry;
 // Floor 1: bytes and keys.

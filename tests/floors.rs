@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Floor of each part (a file or folder directly under `src`).
 const FLOORS: &[(u8, &[&str])] = &[
-    (0, &["access", "causes", "clock", "ids", "secret", "telemetry"]),
+    (0, &["access", "causes", "clock", "ids", "outbound", "secret", "telemetry"]),
     (1, &["crypto"]),
     (2, &["audit", "auth", "evidence", "policy", "receipt", "report"]),
     (3, &["storage"]),

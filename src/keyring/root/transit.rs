@@ -6,28 +6,20 @@
 //! server); what the server refuses is not. No certificate of a public authority is trusted: `ca` names who signs.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use data_encoding::BASE64;
-use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use http::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpStream;
 use zeroize::Zeroizing;
 
 use super::{RootError, RootProvider, checked, create, destroy_file, off_runtime, private_file};
 use crate::crypto::keys::RootKek;
 use crate::crypto::random;
+use crate::outbound::{self, Failed, Outbound};
 
-/// An answer is a few hundred bytes of JSON.
-const MOST_ANSWER: usize = 64 << 10;
 const FORMAT: &str = "pii-vault transit root key v1";
 
 /// Where the engine is and how to speak to it.
@@ -84,12 +76,6 @@ struct Encrypted {
 #[derive(Deserialize)]
 struct Decrypted {
     plaintext: String,
-}
-
-/// Why one try did not work, and whether another may.
-enum Failed {
-    Again(String),
-    Refused(String),
 }
 
 #[async_trait]
@@ -153,8 +139,8 @@ impl TransitRoot {
             let once = tokio::time::timeout(self.0.timeout, self.once(verb, token.trim(), body)).await;
             let why = match once {
                 Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(Failed::Refused(what))) => return Err(RootError::Io { what }),
-                Ok(Err(Failed::Again(what))) => what,
+                Ok(Err(Failed::Refused(what))) => return Err(RootError::Io { what: format!("the engine {what}") }),
+                Ok(Err(Failed::Again(what))) => format!("the engine {what}"),
                 Err(_) => "the engine is too slow".to_owned(),
             };
             if begun.elapsed() + pause > self.0.wait {
@@ -167,83 +153,18 @@ impl TransitRoot {
     }
 
     async fn once(&self, verb: &str, token: &str, body: &[u8]) -> Result<Zeroizing<Vec<u8>>, Failed> {
-        let again = |e: &dyn std::fmt::Display| Failed::Again(format!("the engine cannot be reached ({e})"));
-        let refused = |what: &str| Failed::Refused(what.to_owned());
-        let uri: http::Uri = self.0.address.parse().map_err(|_| refused("the engine's address is no URL"))?;
-        let host = uri.host().ok_or_else(|| refused("the engine's address names no host"))?;
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let secure = uri.scheme_str() == Some("https");
-        let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
-        let stream = TcpStream::connect((host.as_str(), port)).await.map_err(|e| again(&e.kind()))?;
-        let loopback = stream.peer_addr().is_ok_and(|peer| peer.ip().is_loopback());
-        let mut request = Request::builder()
-            .method(Method::POST)
-            .uri(format!("/v1/{}/{verb}/{}", self.0.mount.trim_matches('/'), self.0.key))
-            .header("host", format!("{host}:{port}"))
-            .header("content-type", "application/json")
-            .header("x-vault-request", "true")
-            .header("x-vault-token", token);
-        if let Some(namespace) = &self.0.namespace {
-            request = request.header("x-vault-namespace", namespace);
-        }
-        let request = request.body(Full::new(Bytes::copy_from_slice(body)));
-        let request =
-            request.map_err(|_| refused("the token or a name of the engine has characters that do not fit"))?;
-        let (status, answer) = if secure {
-            let name = ServerName::try_from(host).map_err(|_| refused("the engine's host is no name"))?;
-            let stream = self.tls()?.connect(name, stream).await.map_err(|e| again(&e))?;
-            exchange(TokioIo::new(stream), request).await?
-        } else if loopback {
-            exchange(TokioIo::new(stream), request).await?
-        } else {
-            return Err(refused("plain http to an engine on another machine: the root key would be in clear"));
-        };
-        match status {
-            StatusCode::OK => Ok(answer),
+        let engine = Outbound { address: self.0.address.clone(), ca: self.0.ca.clone() };
+        let path = format!("/v1/{}/{verb}/{}", self.0.mount.trim_matches('/'), self.0.key);
+        let mut headers =
+            vec![("content-type", "application/json"), ("x-vault-request", "true"), ("x-vault-token", token)];
+        headers.extend(self.0.namespace.as_deref().map(|namespace| ("x-vault-namespace", namespace)));
+        match engine.send(Method::POST, &path, &headers, Bytes::copy_from_slice(body)).await? {
+            (StatusCode::OK, answer) => Ok(answer),
             // Throttled, sealed or standby, faults: those pass.
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
-                Err(Failed::Again(format!("the engine answers {status}")))
-            }
-            status if status.is_server_error() => Err(Failed::Again(format!("the engine answers {status}"))),
-            status => Err(Failed::Refused(format!("the engine refuses: {status}"))),
+            (status, _) if outbound::passes(status) => Err(Failed::Again(format!("answers {status}"))),
+            (status, _) => Err(Failed::Refused(format!("refuses: {status}"))),
         }
     }
-
-    fn tls(&self) -> Result<tokio_rustls::TlsConnector, Failed> {
-        let refused = |what: &str| Failed::Refused(what.to_owned());
-        let ca = self.0.ca.as_ref().ok_or_else(|| refused("https needs `ca`: who signs the engine's certificate"))?;
-        let mut roots = rustls::RootCertStore::empty();
-        let certificates = CertificateDer::pem_file_iter(ca).map_err(|_| refused("`ca` cannot be read"))?;
-        for certificate in certificates {
-            let certificate = certificate.map_err(|_| refused("`ca` is not PEM"))?;
-            roots.add(certificate).map_err(|_| refused("`ca` is no certificate of an authority"))?;
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config =
-            rustls::ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS13]);
-        let config = config.map_err(|_| refused("TLS 1.3 is not there"))?;
-        let config = config.with_root_certificates(roots).with_no_client_auth();
-        Ok(tokio_rustls::TlsConnector::from(Arc::new(config)))
-    }
-}
-
-/// Sends one request over a new connection and reads the answer, which may hold the key.
-async fn exchange<IO>(io: IO, request: Request<Full<Bytes>>) -> Result<(StatusCode, Zeroizing<Vec<u8>>), Failed>
-where
-    IO: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
-{
-    let again = |e: &dyn std::fmt::Display| Failed::Again(format!("the engine's answer broke off ({e})"));
-    let (mut sender, connection) = http1::handshake(io).await.map_err(|e| again(&e))?;
-    let driven = tokio::spawn(connection);
-    let answer = async {
-        let answer = sender.send_request(request).await.map_err(|e| again(&e))?;
-        let status = answer.status();
-        let body = Limited::new(answer.into_body(), MOST_ANSWER).collect().await.map_err(|e| again(&e))?;
-        Ok((status, Zeroizing::new(body.to_bytes().to_vec())))
-    };
-    let answer = answer.await;
-    driven.abort();
-    answer
 }
 
 fn json<T: Serialize>(body: &T) -> Zeroizing<Vec<u8>> {
