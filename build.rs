@@ -47,6 +47,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         .skip_debug(skipped)
         .emit_rerun_if_changed(false)
         .compile_fds(commented.file_descriptor_set())?;
+
+    // What receivers of logs speak: the official files, as opentelemetry-proto 1.x has them.
+    let mut otlp = Compiler::new([root])?;
+    otlp.include_imports(true).open_files(["opentelemetry/proto/collector/logs/v1/logs_service.proto"])?;
+    let otlp = otlp.file_descriptor_set();
+    tonic_prost_build::configure().include_file("otlp.rs").emit_rerun_if_changed(false).compile_fds(otlp)?;
     Ok(())
 }
 

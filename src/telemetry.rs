@@ -51,6 +51,9 @@ pub const KEYS_SHED: &str = "pii_vault_access_keys_shed_total";
 /// a program that does more than it was made for, or a stolen key.
 pub const KEYS_TOO_BROAD: &str = "pii_vault_access_keys_too_broad_total";
 
+/// Counter: reads of decoys, refused ones too. An alarm: nobody has a reason to read one.
+pub const DECOYS_READ: &str = "pii_vault_decoys_read_total";
+
 // ---- metrics: credentials of the tenants' users
 
 /// Counter by `verdict` (`ok`, `no`; `forged`: no key of that tenant by its checksum): API keys that were checked.
@@ -82,6 +85,9 @@ pub const RECOVERY_KEY: &str = "pii_vault_recovery_key";
 pub const KEEPER_AWAY: &str = "pii_vault_keeper_replicas_away";
 /// Gauge, seconds: since when the root key's provider does not answer; 0: it does, or is on this machine.
 pub const ROOT_AWAY: &str = "pii_vault_root_provider_away_seconds";
+/// Gauge by `place` (number in the configuration's list), seconds: age of the last checkpoint that an external anchor took
+/// while it takes none; 0: it has all.
+pub const AUDIT_ANCHOR_AGE: &str = "pii_vault_audit_anchor_age_seconds";
 /// Gauge by `kind`, days: until the first key of that kind is at the end of its period; below 0: overdue. Absent: no period.
 pub const KEY_DAYS_LEFT: &str = "pii_vault_key_days_left";
 /// Gauge by `kind`: what running rotations of that kind still have to move.
@@ -109,6 +115,7 @@ pub const DESCRIBED: &[(&str, &str)] = &[
     (DRILL_AGE, "Seconds since a drill last brought everyone back"),
     (RECOVERY_KEY, "1 where there is a recovery key, 0 where there is none"),
     (KEEPER_AWAY, "Replicas of the keeper that cannot be written; erasures wait while it is not 0"),
+    (AUDIT_ANCHOR_AGE, "Age in seconds of the last checkpoint that an external anchor took, while it takes none"),
     (ROOT_AWAY, "Seconds since the root key's provider answered"),
     (KEY_DAYS_LEFT, "Days until the first key of a kind is at the end of its period"),
     (ROTATION_LEFT, "What running rotations still have to move, by kind"),
@@ -118,6 +125,7 @@ pub const DESCRIBED: &[(&str, &str)] = &[
     (KEYS_VERIFIED, "Runs of Argon2id over an access key"),
     (KEYS_SHED, "First uses of a key that found no room in time"),
     (KEYS_TOO_BROAD, "Calls stopped at their key's limit of different subjects in an hour: an alarm"),
+    (DECOYS_READ, "Reads of decoys: an alarm"),
     (API_KEYS_CHECKED, "API keys of the tenants' users that were checked, by verdict"),
     (PASSWORDS_CHECKED, "Checks of passwords, by outcome"),
     (PASSWORDS_SHED, "Hashes of passwords that found no room in time"),
@@ -215,6 +223,7 @@ pub fn init_metrics() -> Result<PrometheusHandle, TelemetryError> {
     }
     // A counter that first appears as 1 has not increased for Prometheus: what alarms at the first one starts at 0.
     metrics::counter!(DAMAGED).increment(0);
+    metrics::counter!(DECOYS_READ).increment(0);
     metrics::counter!(BACKUPS_ENDED, "outcome" => "failed").increment(0);
     metrics::counter!(CERTIFICATE_RELOADS, "outcome" => "failed").increment(0);
     Ok(handle)

@@ -93,6 +93,8 @@ closed_list! {
         ListApprovals = 67, "approval.list";
         TestAccess = 68, "access.test";
         WhoAmI = 69, "access.who_am_i";
+        MarkDecoy = 70, "decoy.marked";
+        UnmarkDecoy = 71, "decoy.unmarked";
         // Tenants and policy, 72 to 87.
         CreateTenant = 72, "tenant.created";
         GetTenant = 73, "tenant.get";
@@ -115,6 +117,9 @@ closed_list! {
         Checkpoint = 91, "audit.checkpoint";
         PruneAudit = 92, "audit.pruned";
         ReportAccess = 93, "audit.report";
+        /// Somebody read a person who is a decoy; the entry of the read itself is before it.
+        DecoyRead = 94, "decoy.read";
+        ListDecoys = 95, "decoy.list";
         GetOperation = 96, "operation.get";
         ListOperations = 97, "operation.list";
         PauseOperation = 98, "operation.paused";
@@ -137,6 +142,8 @@ closed_list! {
         RollbackAccepted = 114, "vault.rollback_accepted";
         ListRotations = 115, "keys.rotations";
         Compromised = 116, "keys.compromised";
+        /// A key that had touched as many people as it may counts from nothing again.
+        ReleaseAccessKey = 118, "access_key.released";
         // Credentials of the tenant's users, 128 to 159.
         SetPassword = 128, "password.set";
         VerifyPassword = 129, "password.verified";

@@ -163,6 +163,10 @@ impl Checkpoint {
     pub fn at(&self) -> Timestamp {
         Timestamp(self.signed.at)
     }
+    /// The Merkle root over all heads, in hexadecimal.
+    pub fn root(&self) -> &str {
+        &self.signed.root
+    }
     /// Which vault, in hexadecimal.
     pub fn vault(&self) -> &str {
         &self.signed.vault

@@ -165,6 +165,15 @@ Examples:
         /// Name of the key
         access_key: String,
     },
+    /// Let a key that was stopped (READ_BREADTH) go on: it counts different people from nothing again
+    #[command(after_help = "Look at what it read first: `audit access --actor N`. A key does not release itself.
+
+Example:
+  pii-vault access-key release 7Q3K2M")]
+    Release {
+        /// Name of the key
+        access_key: String,
+    },
     /// List access keys in order of their creation, without their texts
     #[command(after_help = "Example:
   pii-vault access-key list --state active")]
@@ -212,6 +221,11 @@ pub async fn access_key(s: &Session, yes: bool, command: AccessKey) -> Result<()
             input::confirm(yes, &format!("This ends access key {access_key} for good"))?;
             let request = pb::RevokeAccessKeyRequest { access_key, request_id: args::new_id() };
             let answer = s.access().revoke_access_key(request).await?.into_inner();
+            s.out.record(&answer.access_key.unwrap_or_default(), KEY, &s.names_if_any().await)
+        }
+        AccessKey::Release { access_key } => {
+            let request = pb::ReleaseAccessKeyRequest { access_key };
+            let answer = s.access().release_access_key(request).await?.into_inner();
             s.out.record(&answer.access_key.unwrap_or_default(), KEY, &s.names_if_any().await)
         }
         AccessKey::List { states, list } => {

@@ -1,11 +1,12 @@
 //! `audit`: who did what when, and whether the record of it is whole.
 
-use crate::audit::{Checkpoint, HeadProof};
+use crate::audit::{Chain, ChainHead, Checkpoint, HeadProof};
 use crate::cli::args::{self, ListArgs, subject_key};
 use crate::cli::error::CliError;
 use crate::cli::forward::{Forward, forward};
+use crate::cli::input::confirm;
 use crate::cli::names::{Names, Noun};
-use crate::cli::output::{Col, Output};
+use crate::cli::output::{Col, Output, note};
 use crate::cli::profile::write_private;
 use crate::cli::receipt::{ids, public_keys, trim};
 use crate::cli::session::Session;
@@ -16,7 +17,7 @@ use clap::{Args, Subcommand};
 use data_encoding::HEXLOWER;
 use serde_json::json;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const ENTRY: &[Col] = &[
     Col("POSITION", "position"),
@@ -112,23 +113,28 @@ Example:
         #[arg(long, default_value_t = 0)]
         start: u64,
     },
-    /// Hand entries on to where others keep them: standard output, a file, or syslog
+    /// Hand entries on to where others keep them: standard output, a file, syslog, or OpenTelemetry
     #[command(
         after_help = "Both chains, from the first entry that is kept, then from where the last run ended, each entry at least once. A
-receiver that is away is tried again; the vault never waits for it.
+receiver that is away is tried again; the vault never waits for it. A record that a receiver of OTLP rejects stops it.
 
 Examples:
   pii-vault audit forward --cursor /var/lib/pii-vault-audit/cursor --to syslog://siem.example:601
+  pii-vault audit forward --cursor /var/lib/pii-vault-audit/otlp --to otlps://collector.example:4317 --to-ca ca.pem
   pii-vault audit forward --cursor cursor --once > audit.jsonl"
     )]
     Forward(Forward),
-    /// Let the server recompute its chains, or check a checkpoint without a server
+    /// Let the server recompute its chains, compare them with checkpoints that others kept, or check a checkpoint alone
     #[command(
-        after_help = "With --checkpoint nothing is asked of a server: the signature and the Merkle root (or the proof) are checked with
+        after_help = "With --against the signatures in FILE (a checkpoint, proofs, or the file of an external anchor, a line each) are
+checked here with the vault's public key, and then the server recomputes its chains: each must go on from every head that
+FILE names. A history that was replaced, with its checkpoints, does not. An operator's key compares the chains of all tenants.
+With --checkpoint nothing is asked of a server: the signature and the Merkle root (or the proof) are checked with
 the vault's public key alone. Exit code 7 when something is not right.
 
 Examples:
   pii-vault audit verify
+  pii-vault audit verify --against /mnt/other/anchor.jsonl --public-key vault-keys.txt
   pii-vault audit verify --checkpoint checkpoint.json --public-key vault-keys.txt"
     )]
     Verify(Verify),
@@ -153,6 +159,61 @@ Examples:
         #[arg(long, value_name = "FILE")]
         proof: Option<PathBuf>,
     },
+    /// Remove whole segments of the read audit that are past their retention, with a second operator's word
+    #[command(
+        after_help = "Entries are removed by the clock (`audit.retention_days`) unless `audit.automatic_prune` is false. A time within
+the retention is refused. Without --approval the refusal names the reference that the approval needs; --dry-run tells what
+would go. The checkpoint that covers what was removed goes to --output, or to standard output.
+
+Examples:
+  pii-vault audit prune --before 2025-01-01 --dry-run
+  pii-vault approval request --verb audit --reference 'prune the read audit before 2025-01-01T00:00:00.000Z'
+  pii-vault audit prune --before 2025-01-01 --approval 5e0c1d6e-0000-4000-8000-000000000000 --output pruned.json"
+    )]
+    Prune {
+        /// Entries before this go, where their whole segment is older
+        #[arg(long, value_name = "TIME", value_parser = Moment::parse)]
+        before: Moment,
+        /// The approval, granted by another operator
+        #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+        approval: String,
+        /// File for the checkpoint that covers what was removed
+        #[arg(long, short = 'o', value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// Only tell what would go
+        #[arg(long, visible_alias = "dry-run")]
+        validate_only: bool,
+    },
+    /// People whose reading alarms: mark, unmark, list
+    #[command(subcommand)]
+    Decoy(Decoy),
+}
+
+/// `audit decoy`
+#[derive(Debug, Subcommand)]
+pub enum Decoy {
+    /// Mark a made-up person: whoever reads them leaves an alarm. Readers cannot tell
+    #[command(
+        after_help = "Needs the verb `access`. Make a person as any other first; nobody has a reason to read them.
+
+Example:
+  pii-vault audit decoy mark u-9431"
+    )]
+    Mark {
+        /// Who
+        subject: String,
+    },
+    /// End that
+    #[command(after_help = "Example:
+  pii-vault audit decoy unmark u-9431")]
+    Unmark {
+        /// Who
+        subject: String,
+    },
+    /// All decoys of the tenant
+    #[command(after_help = "Example:
+  pii-vault audit decoy list --json")]
+    List,
 }
 
 #[derive(Debug, Args)]
@@ -160,9 +221,104 @@ pub struct Verify {
     /// A checkpoint or a proof from `audit checkpoint`, to check without a server
     #[arg(long, value_name = "FILE", requires = "public_keys")]
     checkpoint: Option<PathBuf>,
+    /// Checkpoints or proofs that others kept: the server's chains must go on from them
+    #[arg(long, value_name = "FILE", requires = "public_keys", conflicts_with = "checkpoint")]
+    against: Option<PathBuf>,
     /// Public key of the vault, or a file with keys; may be repeated
-    #[arg(long = "public-key", short = 'k', value_name = "KEY", requires = "checkpoint")]
+    #[arg(long = "public-key", short = 'k', value_name = "KEY")]
     public_keys: Vec<String>,
+}
+
+const VERDICT: &[Col] = &[
+    Col("TENANT", "tenant_number"),
+    Col("CHAIN", "chain"),
+    Col("WHOLE", "valid"),
+    Col("FROM", "first_position"),
+    Col("TO", "last_position"),
+    Col("FIRST BAD", "bad_position|nonzero"),
+    Col("COMPARED", "compared|nonzero"),
+    Col("PRUNED", "pruned|nonzero"),
+    Col("HEAD", "head"),
+];
+
+const DECOY: &[Col] =
+    &[Col("SUBJECT", "subject"), Col("SUBJECT UID", "subject_uid"), Col("SINCE", "create_time"), Col("BY", "actor_id")];
+
+const PRUNED: &[Col] = &[Col("SEGMENTS", "segment_count"), Col("KEPT SINCE", "kept_time")];
+
+/// Heads in one call: AuditService takes so many.
+const HEADS: usize = 50_000;
+
+/// The heads of checkpoints and proofs, a line each, and when the last was made. What an interrupted write left is no line.
+fn heads_in(path: &Path, keys: &[[u8; 32]]) -> Result<(crate::clock::Timestamp, Vec<ChainHead>), CliError> {
+    let bytes = fs::read(path).map_err(CliError::io(path.display().to_string()))?;
+    let (mut at, mut heads) = (crate::clock::Timestamp(0), Vec::new());
+    for line in trim(&bytes).split(|byte| *byte == b'\n') {
+        match (Checkpoint::from_json(line, keys), HeadProof::from_json(line, keys)) {
+            (Ok(checkpoint), _) => {
+                at = checkpoint.at();
+                heads.extend_from_slice(checkpoint.heads());
+            }
+            (Err(_), Ok(proof)) => {
+                at = proof.at();
+                heads.push(proof.head());
+            }
+            (Err(_), Err(_)) if !heads.is_empty() && serde_json::from_slice::<serde_json::Value>(line).is_err() => {
+                note(&format!("{}: a line that is cut off was left out", path.display()));
+            }
+            (Err(e), Err(_)) => {
+                let ids = ids(keys);
+                return Err(CliError::CheckFailed(format!("{}: {e} (keys: {ids})", path.display())));
+            }
+        }
+    }
+    Ok((at, heads))
+}
+
+/// `audit verify`, by the server; with heads that others kept.
+async fn verify_there(s: &Session, a: Verify) -> Result<(), CliError> {
+    let mut heads = match &a.against {
+        Some(path) => heads_in(path, &public_keys(&a.public_keys)?)?.1,
+        None => Vec::new(),
+    };
+    heads.retain(|one| one.head.seq > 0);
+    heads.sort_by_key(|one| (one.tenant, one.chain, one.head.seq));
+    heads.dedup();
+    if a.against.is_some() && heads.is_empty() {
+        return Err(CliError::CheckFailed("there is no head of any chain in it: nothing is proven".into()));
+    }
+    let wire_head = |one: &ChainHead| pb::AuditHead {
+        tenant_number: one.tenant.0,
+        chain: match one.chain {
+            Chain::Change => pb::AuditChain::Changes,
+            Chain::Read => pb::AuditChain::Reads,
+        } as i32,
+        position: one.head.seq,
+        hash: one.head.hash.to_vec().into(),
+    };
+    let mut answer = pb::VerifyAuditResponse { valid: true, chains: Vec::new() };
+    for part in 0..heads.len().div_ceil(HEADS).max(1) {
+        let part = heads.iter().skip(part * HEADS).take(HEADS);
+        let request = pb::VerifyAuditRequest { tenant: s.tenant(), against: part.map(wire_head).collect() };
+        let one = s.patient().audit().verify_audit(request).await?.into_inner();
+        answer.valid &= one.valid;
+        answer.chains.extend(one.chains);
+    }
+    match s.out.json {
+        true => s.out.document(&wire(&answer))?,
+        false => s.out.table(&answer.chains, VERDICT, &Names::default())?,
+    }
+    let compared: u32 = answer.chains.iter().map(|chain| chain.compared).sum();
+    match () {
+        _ if !answer.valid && a.against.is_some() => Err(CliError::CheckFailed(
+            "a chain of the audit is not whole, or does not go on from a checkpoint that others kept".into(),
+        )),
+        _ if !answer.valid => Err(CliError::CheckFailed("a chain of the audit is not whole".into())),
+        _ if a.against.is_some() && compared == 0 => {
+            Err(CliError::CheckFailed("none of its heads lies in what is kept of the audit: nothing is proven".into()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// `audit verify --checkpoint` needs no server.
@@ -172,29 +328,11 @@ pub fn needs_server(command: &Audit) -> bool {
 
 /// `audit verify --checkpoint`
 pub fn verify_here(out: Output, command: Audit) -> Result<(), CliError> {
-    let Audit::Verify(Verify { checkpoint: Some(path), public_keys: texts }) = command else {
+    let Audit::Verify(Verify { checkpoint: Some(path), public_keys: texts, .. }) = command else {
         return Err(CliError::Unexpected("this command needs a server".into()));
     };
     let keys = public_keys(&texts)?;
-    let bytes = fs::read(&path).map_err(CliError::io(path.display().to_string()))?;
-    let (mut at, mut heads) = (crate::clock::Timestamp(0), Vec::new());
-    // A checkpoint is one line, a tenant's proofs are a line for each chain.
-    for line in trim(&bytes).split(|byte| *byte == b'\n') {
-        match (Checkpoint::from_json(line, &keys), HeadProof::from_json(line, &keys)) {
-            (Ok(checkpoint), _) => {
-                at = checkpoint.at();
-                heads.extend_from_slice(checkpoint.heads());
-            }
-            (Err(_), Ok(proof)) => {
-                at = proof.at();
-                heads.push(proof.head());
-            }
-            (Err(e), Err(_)) => {
-                let ids = ids(&keys);
-                return Err(CliError::CheckFailed(format!("{}: {e} (keys: {ids})", path.display())));
-            }
-        }
-    }
+    let (at, heads) = heads_in(&path, &keys)?;
     if out.json {
         let heads: Vec<_> = heads
             .iter()
@@ -213,7 +351,7 @@ pub fn verify_here(out: Output, command: Audit) -> Result<(), CliError> {
 }
 
 /// `audit`
-pub async fn audit(s: &Session, command: Audit) -> Result<(), CliError> {
+pub async fn audit(s: &Session, yes: bool, command: Audit) -> Result<(), CliError> {
     match command {
         Audit::List { chain, subject, subject_uid, actors, purposes, recipients, actions, from, to, list } => {
             let request = pb::ListEntriesRequest {
@@ -283,23 +421,37 @@ pub async fn audit(s: &Session, command: Audit) -> Result<(), CliError> {
             Ok(())
         }
         Audit::Forward(a) => forward(s, a).await,
-        Audit::Verify(_) => {
-            let answer = s.patient().audit().verify_audit(pb::VerifyAuditRequest { tenant: s.tenant() }).await?;
-            let answer = answer.into_inner();
-            if s.out.json {
-                s.out.document(&wire(&answer))?;
-            } else {
-                let cols = [
-                    Col("CHAIN", "chain"),
-                    Col("WHOLE", "valid"),
-                    Col("FROM", "first_position"),
-                    Col("TO", "last_position"),
-                    Col("FIRST BAD", "bad_position|nonzero"),
-                    Col("HEAD", "head"),
-                ];
-                s.out.table(&answer.chains, &cols, &Names::default())?;
+        Audit::Verify(a) => verify_there(s, a).await,
+        Audit::Prune { before, approval, output, validate_only } => {
+            let before_time = args::at(s, Some(before));
+            if !validate_only {
+                confirm(yes, "Entries of the read audit are removed for good")?;
             }
-            if answer.valid { Ok(()) } else { Err(CliError::CheckFailed("a chain of the audit is not whole".into())) }
+            let request = pb::PruneAuditRequest { before_time, approval, validate_only };
+            let answer = s.patient().audit().prune_audit(request).await?.into_inner();
+            if let Some(path) = &output {
+                write_private(path, &answer.checkpoint)?;
+            }
+            s.out.record(&answer, PRUNED, &Names::default())
+        }
+        Audit::Decoy(Decoy::Mark { subject }) => {
+            let request = pb::MarkDecoyRequest { subject, tenant: s.tenant() };
+            let answer = s.audit().mark_decoy(request).await?.into_inner();
+            s.out.record(&answer.decoy.unwrap_or_default(), DECOY, &Names::default())
+        }
+        Audit::Decoy(Decoy::Unmark { subject }) => {
+            let request = pb::UnmarkDecoyRequest { subject, tenant: s.tenant() };
+            let answer = s.audit().unmark_decoy(request).await?.into_inner();
+            s.out.record(&answer.decoy.unwrap_or_default(), DECOY, &Names::default())
+        }
+        Audit::Decoy(Decoy::List) => {
+            let request = pb::ListDecoysRequest { tenant: s.tenant() };
+            let answer = s.audit().list_decoys(request).await?.into_inner();
+            if s.out.json {
+                s.out.document(&wire(&answer))
+            } else {
+                s.out.table(&answer.decoys, DECOY, &Names::default())
+            }
         }
         Audit::Checkpoint { at, output, proof } => {
             let request = pb::GetCheckpointRequest { tenant: s.tenant(), time: args::at(s, at) };

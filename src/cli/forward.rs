@@ -1,5 +1,5 @@
-//! `audit forward`: hands the entries of the audit on to where others keep them, as JSON Lines or as syslog (RFC 5424). It is
-//! a client like any other, so a slow or absent receiver never holds the vault up; a file remembers how far it came, so
+//! `audit forward`: hands the entries of the audit on to where others keep them, as JSON Lines, as syslog (RFC 5424) or to
+//! OpenTelemetry (OTLP). It is a client like any other, so a slow or absent receiver never holds the vault up; a file remembers how far it came, so
 //! nothing is left out after a pause of either side. What was handed on and not yet remembered comes again.
 
 use std::fs::{self, File};
@@ -17,6 +17,7 @@ use tonic::Code;
 
 use crate::cli::args;
 use crate::cli::error::CliError;
+use crate::cli::otlp::Otlp;
 use crate::cli::output::{Output, note};
 use crate::cli::profile::write_private;
 use crate::cli::session::Session;
@@ -25,7 +26,7 @@ use crate::grpc::pb;
 
 /// Waits before it tries again: the first and the longest.
 const WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// Longest wait for the receiver of syslog to answer a connection, or to take what is sent.
+/// Longest wait for the receiver to answer a connection, or to take what is sent.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Facility 13 of RFC 5424: log audit.
 const FACILITY: u8 = 13;
@@ -36,9 +37,13 @@ pub struct Forward {
     /// File that remembers how far it came; made when it is not there, and then all that is kept is handed on
     #[arg(long, value_name = "FILE")]
     cursor: PathBuf,
-    /// Where to: `-` (standard output), file:PATH (appended), syslog://HOST:PORT (RFC 5424 over TCP)
+    /// Where to: `-` (standard output), file:PATH (appended), syslog://HOST:PORT (RFC 5424 over TCP),
+    /// otlp://HOST:PORT (OTLP/gRPC in clear), otlps://HOST:PORT (over TLS)
     #[arg(long, value_name = "WHERE", default_value = "-", value_parser = Place::parse)]
     to: Place,
+    /// PEM of the authority of the certificate of otlps://
+    #[arg(long, value_name = "FILE")]
+    to_ca: Option<PathBuf>,
     /// Only this chain: changes, or reads [default: both]
     #[arg(long, value_parser = args::audit_chain)]
     chain: Option<i32>,
@@ -53,6 +58,8 @@ enum Place {
     Output,
     File(PathBuf),
     Syslog(String),
+    /// The address as a URL.
+    Otlp(String),
 }
 
 impl Place {
@@ -63,7 +70,10 @@ impl Place {
             Some(("syslog", rest)) if rest.strip_prefix("//").is_some_and(|at| at.contains(':')) => {
                 Ok(Place::Syslog(rest[2..].to_owned()))
             }
-            _ => Err("must be -, file:PATH or syslog://HOST:PORT".into()),
+            Some((scheme @ ("otlp" | "otlps"), rest)) if rest.strip_prefix("//").is_some_and(|at| at.contains(':')) => {
+                Ok(Place::Otlp(format!("{}:{rest}", if scheme == "otlp" { "http" } else { "https" })))
+            }
+            _ => Err("must be -, file:PATH, syslog://HOST:PORT, otlp://HOST:PORT or otlps://HOST:PORT".into()),
         }
     }
 }
@@ -107,17 +117,19 @@ enum Sink {
     Output(Output),
     File(File, String),
     Syslog { to: TcpStream, host: String, tenant: String },
+    Otlp(Box<Otlp>),
 }
 
 impl Sink {
-    fn open(place: &Place, out: Output, tenant: &str) -> Result<Self, CliError> {
-        Ok(match place {
+    fn open(a: &Forward, out: Output, tenant: &str) -> Result<Self, CliError> {
+        Ok(match &a.to {
             Place::Output => Sink::Output(out),
             Place::File(path) => {
                 let what = path.display().to_string();
                 let file = File::options().create(true).append(true).open(path);
                 Sink::File(file.map_err(CliError::io(what.clone()))?, what)
             }
+            Place::Otlp(url) => Sink::Otlp(Box::new(Otlp::open(url, a.to_ca.as_deref(), tenant, PATIENCE)?)),
             Place::Syslog(at) => {
                 let connect = || -> io::Result<TcpStream> {
                     let none = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
@@ -133,7 +145,7 @@ impl Sink {
     }
 
     /// Hands entries on; when this returns they are with the receiver's machine, or on the disk.
-    fn take(&mut self, entries: &[pb::AuditEntry]) -> Result<(), CliError> {
+    async fn take(&mut self, entries: &[pb::AuditEntry]) -> Result<(), CliError> {
         match self {
             Sink::Output(out) => entries.iter().try_for_each(|entry| out.json_line(&wire(entry))),
             Sink::File(file, what) => {
@@ -141,6 +153,7 @@ impl Sink {
                 let write = file.write_all(lines.as_bytes()).and_then(|()| file.sync_data());
                 write.map_err(CliError::io(what.clone()))
             }
+            Sink::Otlp(otlp) => otlp.take(entries).await,
             Sink::Syslog { to, host, tenant } => {
                 let mut frames = Vec::new();
                 for entry in entries {
@@ -205,7 +218,7 @@ pub async fn forward(s: &Session, a: Forward) -> Result<(), CliError> {
 
 /// Hands on what comes, until the streams end or something fails.
 async fn hand_on(s: &Session, a: &Forward, cursor: &mut Cursor) -> Result<(), CliError> {
-    let mut sink = Sink::open(&a.to, s.out, &cursor.tenant)?;
+    let mut sink = Sink::open(a, s.out, &cursor.tenant)?;
     let mut streams = Vec::new();
     for chain in [pb::AuditChain::Changes, pb::AuditChain::Reads] {
         if a.chain.is_some_and(|only| only != chain as i32) {
@@ -223,7 +236,7 @@ async fn hand_on(s: &Session, a: &Forward, cursor: &mut Cursor) -> Result<(), Cl
     let mut entries = select_all(streams);
     while let Some((chain, message)) = entries.next().await {
         let message = message?;
-        sink.take(&message.entries)?;
+        sink.take(&message.entries).await?;
         if let Some(last) = message.entries.last() {
             *cursor.of(chain) = last.position;
             cursor.write(&a.cursor)?;
@@ -241,7 +254,11 @@ mod tests {
         assert_eq!(Place::parse("-"), Ok(Place::Output));
         assert_eq!(Place::parse("file:/var/log/audit.jsonl"), Ok(Place::File("/var/log/audit.jsonl".into())));
         assert_eq!(Place::parse("syslog://siem.example:601"), Ok(Place::Syslog("siem.example:601".into())));
-        for bad in ["", "x", "file:", "syslog://host", "syslog:host:1", "http://siem.example:80"] {
+        assert_eq!(Place::parse("otlp://collector:4317"), Ok(Place::Otlp("http://collector:4317".into())));
+        assert_eq!(Place::parse("otlps://collector:4317"), Ok(Place::Otlp("https://collector:4317".into())));
+        for bad in
+            ["", "x", "otlp://host", "otlp:host:1", "file:", "syslog://host", "syslog:host:1", "http://siem.example:80"]
+        {
             assert!(Place::parse(bad).is_err(), "{bad}");
         }
     }

@@ -28,6 +28,7 @@ mod keeper;
 mod keys;
 mod names;
 mod ops;
+pub mod otlp;
 mod output;
 mod password;
 pub mod people;
@@ -312,7 +313,7 @@ async fn call(s: &Session, yes: bool, command: Command) -> Result<(), CliError> 
         Command::Evidence(a) => evidence::evidence(s, a).await,
         Command::Count(a) => count::count(s, a).await,
         Command::Receipt(c) => receipt::receipt(s, c).await,
-        Command::Audit(c) => audit::audit(s, c).await,
+        Command::Audit(c) => audit::audit(s, yes, c).await,
         Command::Ops(c) => ops::ops(s, yes, c).await,
         Command::Keys(c) => keys::keys(s, yes, *c).await,
         Command::Backup(c) => backup::backup(s, yes, c).await,

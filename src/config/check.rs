@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use super::{Config, Profile, RootKekSource};
 use crate::causes::causes;
 use crate::grpc::tls::TlsState;
+use crate::jobs::anchors::Place;
 use crate::telemetry::parse_level;
 
 /// One thing that keeps a configuration from serving.
@@ -162,6 +163,18 @@ impl Config {
         }
         if self.audit.refuse_free_mib > self.audit.warn_free_mib {
             bad("audit.refuse_free_mib", "must not be above audit.warn_free_mib");
+        }
+        let ca = (!self.audit.anchor_ca.as_os_str().is_empty()).then(|| self.audit.anchor_ca.clone());
+        for (i, place) in self.audit.anchors.iter().enumerate() {
+            let key = format!("audit.anchors[{i}]");
+            match Place::parse(place, ca.clone()) {
+                Err(rule) => bad(&key, rule),
+                Ok(Place::File(path)) if real(&path).starts_with(real(&self.data_dir)) => {
+                    bad(&key, "must not lie under data_dir: who can replace the audit could replace it, too");
+                }
+                Ok(_) if self.audit.anchors[..i].contains(place) => bad(&key, "is named twice"),
+                Ok(_) => {}
+            }
         }
         if let Err(error) = parse_level(&self.log.level) {
             bad("log.level", &error.to_string());

@@ -8,6 +8,7 @@ mod root_kek;
 mod sections;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,7 @@ pub use sections::*;
 
 use crate::grpc::limits::NetworkOptions;
 use crate::jobs::JobsOptions;
+use crate::jobs::anchors::{Anchors, Place};
 use crate::recovery::backups::BackupOptions;
 use crate::recovery::layout;
 
@@ -213,9 +215,19 @@ impl Config {
             sweep: s(j.sweep_s),
             rotation: s(j.rotation_s),
             checkpoint: s(j.checkpoint_s),
-            audit_days: i64::from(self.audit.retention_days),
+            audit_days: if self.audit.automatic_prune { i64::from(self.audit.retention_days) } else { 0 },
+            anchors: Arc::new(self.anchors()),
             ..JobsOptions::default()
         }
+    }
+
+    /// Where checkpoints go; a place that [`Config::check`] refuses is left out.
+    fn anchors(&self) -> Anchors {
+        let given = |path: &PathBuf| (!path.as_os_str().is_empty()).then(|| path.clone());
+        let ca = given(&self.audit.anchor_ca);
+        let places = self.audit.anchors.iter();
+        let places = places.filter_map(|text| Some((text.clone(), Place::parse(text, ca.clone()).ok()?)));
+        Anchors::new(places.collect(), given(&self.audit.anchor_token_file))
     }
 
     /// The network's options.

@@ -160,6 +160,14 @@ pub struct AuditConfig {
     pub segment_mib: u64,
     /// Segments older than this may be pruned after a signed checkpoint, days.
     pub retention_days: u32,
+    /// Prune by the clock; else only `audit prune` with a second operator's word does.
+    pub automatic_prune: bool,
+    /// Where each checkpoint goes, beyond the reach of who has this machine: `file:/PATH`, `https://HOST/PATH`.
+    pub anchors: Vec<String>,
+    /// PEM of the authority of the certificates of https anchors; empty: there are none.
+    pub anchor_ca: PathBuf,
+    /// File with the token that HTTP anchors are shown (`Authorization: Bearer`); empty: none.
+    pub anchor_token_file: PathBuf,
     /// Below this much free disk a metric warns, MiB; below the second writes are refused.
     pub warn_free_mib: u64,
     pub refuse_free_mib: u64,
@@ -357,7 +365,16 @@ impl Default for StorageConfig {
 
 impl Default for AuditConfig {
     fn default() -> Self {
-        AuditConfig { segment_mib: 32, retention_days: 365, warn_free_mib: 2_048, refuse_free_mib: 256 }
+        AuditConfig {
+            segment_mib: 32,
+            retention_days: 365,
+            automatic_prune: true,
+            anchors: Vec::new(),
+            anchor_ca: PathBuf::new(),
+            anchor_token_file: PathBuf::new(),
+            warn_free_mib: 2_048,
+            refuse_free_mib: 256,
+        }
     }
 }
 

@@ -378,6 +378,15 @@ impl pb::access_service_server::AccessService for Api {
         Ok(Response::new(pb::RevokeAccessKeyResponse { access_key: Some(wire_key(revoked)) }))
     }
 
+    async fn release_access_key(
+        &self,
+        request: Request<pb::ReleaseAccessKeyRequest>,
+    ) -> Answer<pb::ReleaseAccessKeyResponse> {
+        let call = self.enter(&request, Scope::Own).await?;
+        let released = self.vault.release_access_key(&call, key_id(&request.get_ref().access_key)?).await?;
+        Ok(Response::new(pb::ReleaseAccessKeyResponse { access_key: Some(wire_key(released)) }))
+    }
+
     async fn list_access_keys(
         &self,
         request: Request<pb::ListAccessKeysRequest>,

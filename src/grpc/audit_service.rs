@@ -7,16 +7,17 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use crate::audit::{Action, AuditRecord, Chain};
+use crate::audit::{Action, AuditRecord, Chain, ChainHead, Head};
 use crate::grpc::convert::{self, wire_time};
 use crate::grpc::identity::{Api, Scope};
 use crate::grpc::page::Pages;
 use crate::grpc::pb;
 use crate::grpc::status::bad_field;
 use crate::grpc::words::{self, MAX_VALUES};
-use crate::ids::{ActorId, PurposeNo, RecipientNo, SubjectUid};
+use crate::ids::{ActorId, PurposeNo, RecipientNo, SubjectUid, TenantNo};
 use crate::vault::access_report::Accessed;
 use crate::vault::audit_read::{ChainVerdict, EntryQuery};
+use crate::vault::decoy::Decoy;
 use crate::vault::{Call, VaultError};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -27,6 +28,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const CHECK_EVERY: u32 = 40;
 /// Entries in one message to a follower.
 const MESSAGE: u32 = 500;
+/// Heads that one verification is compared with.
+const MOST_HEADS: usize = 50_000;
 
 fn chain(number: i32) -> Result<Chain, Status> {
     match pb::AuditChain::try_from(number) {
@@ -69,6 +72,25 @@ fn wire_verdict(verdict: &ChainVerdict) -> pb::ChainVerdict {
         last_position: verdict.head.seq,
         head: verdict.head.hash.to_vec().into(),
         bad_position: verdict.bad.unwrap_or(0),
+        tenant_number: verdict.tenant.0,
+        compared: verdict.compared,
+        pruned: verdict.pruned,
+    }
+}
+
+fn read_head(i: usize, head: &pb::AuditHead) -> Result<ChainHead, Status> {
+    let hash = head.hash.as_ref().try_into();
+    let hash = hash.map_err(|_| bad_field(format!("against[{i}].hash"), "must have 32 bytes"))?;
+    let (tenant, chain) = (TenantNo(head.tenant_number), chain(head.chain)?);
+    Ok(ChainHead::new(tenant, chain, Head { seq: head.position, hash }))
+}
+
+fn wire_decoy(decoy: Decoy) -> pb::Decoy {
+    pb::Decoy {
+        subject_uid: decoy.uid.0,
+        subject: decoy.subject.as_str().to_owned(),
+        create_time: Some(wire_time(decoy.at)),
+        actor_id: decoy.by.0,
     }
 }
 
@@ -211,7 +233,12 @@ impl pb::audit_service_server::AuditService for Api {
 
     async fn verify_audit(&self, request: Request<pb::VerifyAuditRequest>) -> Answer<pb::VerifyAuditResponse> {
         let call = self.enter(&request, Scope::NamedOrVault(&request.get_ref().tenant)).await?;
-        let verdicts = self.vault.verify_audit(&call).await?;
+        let against = &request.get_ref().against;
+        if against.len() > MOST_HEADS {
+            return Err(bad_field("against", "must not have more than 50,000 heads"));
+        }
+        let against = against.iter().enumerate().map(|(i, head)| read_head(i, head)).collect::<Result<Vec<_>, _>>()?;
+        let verdicts = self.vault.verify_audit(&call, &against).await?;
         Ok(Response::new(pb::VerifyAuditResponse {
             valid: verdicts.iter().all(|verdict| verdict.bad.is_none()),
             chains: verdicts.iter().map(wire_verdict).collect(),
@@ -253,5 +280,42 @@ impl pb::audit_service_server::AuditService for Api {
         let next_page_token = pages.after(page.more, page.rows.last().map(|last| last.uid.0 as u64));
         let accesses = page.rows.into_iter().map(wire_access).collect();
         Ok(Response::new(pb::ReportAccessResponse { accesses, next_page_token }))
+    }
+
+    async fn prune_audit(&self, request: Request<pb::PruneAuditRequest>) -> Answer<pb::PruneAuditResponse> {
+        let call = self.enter(&request, Scope::Vault).await?;
+        let message = request.into_inner();
+        let before = convert::opt_time("before_time", &message.before_time)?;
+        let before = before.ok_or_else(|| bad_field("before_time", "is required"))?;
+        let approval = match message.approval.as_str() {
+            "" => None,
+            name => Some(convert::object_id("approval", name)?),
+        };
+        let pruned = self.vault.prune_audit(&call, before, approval, message.validate_only).await?;
+        Ok(Response::new(pb::PruneAuditResponse {
+            segment_count: u32::try_from(pruned.segments).unwrap_or(u32::MAX),
+            kept_time: pruned.kept_since.map(wire_time),
+            checkpoint: pruned.checkpoint.map_or_else(Default::default, |one| one.to_json().into()),
+        }))
+    }
+
+    async fn mark_decoy(&self, request: Request<pb::MarkDecoyRequest>) -> Answer<pb::MarkDecoyResponse> {
+        let call = self.enter(&request, Scope::Named(&request.get_ref().tenant)).await?;
+        let id = convert::subject_id("subject", &request.get_ref().subject)?;
+        let decoy = self.vault.set_decoy(&call, &id, true).await?;
+        Ok(Response::new(pb::MarkDecoyResponse { decoy: Some(wire_decoy(decoy)) }))
+    }
+
+    async fn unmark_decoy(&self, request: Request<pb::UnmarkDecoyRequest>) -> Answer<pb::UnmarkDecoyResponse> {
+        let call = self.enter(&request, Scope::Named(&request.get_ref().tenant)).await?;
+        let id = convert::subject_id("subject", &request.get_ref().subject)?;
+        let decoy = self.vault.set_decoy(&call, &id, false).await?;
+        Ok(Response::new(pb::UnmarkDecoyResponse { decoy: Some(wire_decoy(decoy)) }))
+    }
+
+    async fn list_decoys(&self, request: Request<pb::ListDecoysRequest>) -> Answer<pb::ListDecoysResponse> {
+        let call = self.enter(&request, Scope::Named(&request.get_ref().tenant)).await?;
+        let decoys = self.vault.list_decoys(&call).await?.into_iter().map(wire_decoy).collect();
+        Ok(Response::new(pb::ListDecoysResponse { decoys }))
     }
 }

@@ -109,8 +109,10 @@ reasons! {
     Conflict = "CONFLICT",
 
     // How much and how soon.
-    /// A quota of the tenant or of the grant is used up.
+    /// A quota of the tenant is used up.
     Quota = "QUOTA",
+    /// The credential has touched as many different people in an hour as its roles allow.
+    ReadBreadth = "READ_BREADTH",
     /// A queue is full or too many calls are in flight. Nothing was done; retry after the delay in RetryInfo.
     Busy = "BUSY",
     /// The deadline passed. A write may have happened all the same: repeat it with its request id.

@@ -58,6 +58,12 @@ impl From<VaultError> for Status {
             VaultError::EtagStale => aborted(Reason::EtagStale, "the etag is not the present one"),
             VaultError::Conflict => aborted(Reason::Conflict, "concurrent changes won; retry"),
             VaultError::Quota(what) => status(Code::ResourceExhausted, Reason::Quota, what, &[]),
+            VaultError::ReadBreadth { limit } => status(
+                Code::ResourceExhausted,
+                Reason::ReadBreadth,
+                "this key may touch no more different people in this hour",
+                &[("subjects_per_hour", &limit.to_string())],
+            ),
             VaultError::Busy { retry_ms } => {
                 busy("too much is waiting; nothing was done", Duration::from_millis(retry_ms.into()))
             }

@@ -1,6 +1,8 @@
 //! Floor 6: what the vault does by the clock. Each job is a function over the vault without any sleep in it; this
 //! file calls them again and again, each on its own interval. A tenant that fails does not stop the others.
 
+pub mod anchors;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 use crate::ids::TenantNo;
+use crate::jobs::anchors::Anchors;
 use crate::recovery::backups::Backups;
 use crate::telemetry::{CLOCK_TRUSTED, JOB_DONE, JOB_FAILED, JOB_SECONDS, REQUESTS_OVERDUE};
 use crate::vault::expiry::Progress;
@@ -37,8 +40,12 @@ pub struct JobsOptions {
     pub root: Duration,
     /// Comparing the clocks.
     pub clock: Duration,
-    /// Read audit entries older than this are removed, in days.
+    /// Checkpoints that external anchors lack.
+    pub publish: Duration,
+    /// Read audit entries older than this are removed, in days; 0: only by an operator with another's word.
     pub audit_days: i64,
+    /// Where checkpoints go.
+    pub anchors: Arc<Anchors>,
 }
 
 impl Default for JobsOptions {
@@ -55,7 +62,9 @@ impl Default for JobsOptions {
             keeper: s(10),
             root: s(60),
             clock: s(10),
+            publish: s(10),
             audit_days: 3_650,
+            anchors: Arc::default(),
         }
     }
 }
@@ -74,10 +83,11 @@ pub enum Job {
     Backup,
     Keeper,
     Root,
+    Publish,
 }
 
 impl Job {
-    pub const ALL: [Job; 11] = [
+    pub const ALL: [Job; 12] = [
         Job::Clock,
         Job::Retention,
         Job::Operations,
@@ -89,6 +99,7 @@ impl Job {
         Job::Backup,
         Job::Keeper,
         Job::Root,
+        Job::Publish,
     ];
 
     /// Its name in metrics and logs.
@@ -105,6 +116,7 @@ impl Job {
             Job::Backup => "backup",
             Job::Keeper => "keeper",
             Job::Root => "root",
+            Job::Publish => "publish",
         }
     }
 
@@ -120,6 +132,7 @@ impl Job {
             Job::Backup => options.backup,
             Job::Keeper => options.keeper,
             Job::Root => options.root,
+            Job::Publish => options.publish,
         }
     }
 }
@@ -141,6 +154,7 @@ pub async fn run_once(
             vault.watch_root().await;
             Ok(Progress::default())
         }
+        Job::Publish => Ok(Progress { done: options.anchors.run_once(vault).await?, more: false }),
         Job::Keeper => Ok(Progress { done: vault.keep_replicas().await?, more: false }),
         Job::Clock => {
             vault.watch_clock().await?;
@@ -153,7 +167,10 @@ pub async fn run_once(
         }
         Job::Anchor => Ok(Progress { done: u64::from(vault.keep_anchor().await?), more: false }),
         Job::Prune => {
-            let segments = vault.prune_reads(options.audit_days).await?;
+            let segments = match options.audit_days {
+                0 => 0,
+                days => vault.prune_reads(days).await?,
+            };
             let rows = vault.prune(limit).await?;
             let few = usize::try_from(limit).unwrap_or(usize::MAX);
             let access = vault.write_key_uses(few).await? as u64;
@@ -212,7 +229,8 @@ async fn of_tenant(job: Job, vault: &Vault, tenant: TenantNo, limit: u64) -> Res
         Job::Sweep => Ok(join(vault.sweep_erased(&call, limit).await?, vault.sweep_rows(&call, limit).await?)),
         Job::Rotation => {
             let index = join(due, vault.rotate_due_index(&call).await?);
-            Ok(join(index, vault.keep_credentials(&call, limit).await?))
+            let decoys = Progress { done: vault.forget_decoys(&call.tenant).await?, more: false };
+            Ok(join(join(index, decoys), vault.keep_credentials(&call, limit).await?))
         }
         Job::Operations
         | Job::Clock
@@ -221,6 +239,7 @@ async fn of_tenant(job: Job, vault: &Vault, tenant: TenantNo, limit: u64) -> Res
         | Job::Prune
         | Job::Backup
         | Job::Keeper
+        | Job::Publish
         | Job::Root => Ok(Progress::default()),
     }
 }

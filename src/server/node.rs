@@ -138,7 +138,8 @@ fn keyring_options(
 }
 
 pub(super) fn vault_options(config: &Config) -> VaultOptions {
-    let mut options = VaultOptions { region: config.region.clone(), ..VaultOptions::new() };
+    let audit_days = i64::from(config.audit.retention_days);
+    let mut options = VaultOptions { region: config.region.clone(), audit_days, ..VaultOptions::new() };
     options.longest_call_ms = i64::try_from(config.limits.max_call_s.saturating_mul(1_000)).unwrap_or(i64::MAX);
     options.configuration = config.published();
     options.rotation = rotation_options(config);

@@ -236,6 +236,8 @@ pub enum ObjectKind {
     Rotation = 26,
     /// Counts of a field's values, as they were last told.
     Counts = 27,
+    /// People whose reading alarms, by a keyed digest of their number; sealed.
+    Decoy = 28,
     /// The tree over a chain of the audit at the last checkpoint of a day, newest first by chain and day.
     AuditTree = 30,
 }

@@ -405,6 +405,21 @@ impl Vault {
         keys
     }
 
+    /// Lets a key that reached its limit of different people in an hour go on: it counts from nothing again. By somebody
+    /// else than the key itself.
+    pub async fn release_access_key(&self, call: &Call, id: KeyId) -> Result<AccessKeyView, VaultError> {
+        call.permit(Verb::Access)?;
+        let slot = self.reachable(call, id)?;
+        if call.principal.actor == ActorId(id.0) {
+            return Err(VaultError::denied(DenialKind::NotPermitted, "a key does not release itself"));
+        }
+        let mut change = ChangeSet::default();
+        change.note(slot.tenant, named(call.record(Action::ReleaseAccessKey, Outcome::Ok), id));
+        self.store.commit(change).await?;
+        self.access.limits.release(ActorId(id.0));
+        self.view_key(&slot)
+    }
+
     /// Notes in the ledger that a key has ended, or will by itself.
     async fn end_in_ledger(&self, slot: &KeySlot) -> Result<(), VaultError> {
         let kept = slot.kept.load_full();
@@ -518,12 +533,12 @@ impl Vault {
     /// Whether the caller may touch one more subject in this hour; it then counts. Keys without a limit are not counted.
     ///
     /// # Errors
-    /// `Quota`.
+    /// `ReadBreadth`.
     pub(crate) fn count_subject(&self, call: &Call, uid: SubjectUid) -> Result<(), VaultError> {
         match call.principal.subjects_per_hour {
             Some(limit) if !self.access.limits.touch(call.principal.actor, uid, limit) => {
                 metrics::counter!(telemetry::KEYS_TOO_BROAD).increment(1);
-                Err(VaultError::Quota("different subjects in an hour, by the key's roles"))
+                Err(VaultError::ReadBreadth { limit })
             }
             _ => Ok(()),
         }

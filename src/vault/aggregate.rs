@@ -93,7 +93,7 @@ impl Vault {
         }
         let mut entry = call.record(Action::Aggregate, Outcome::Ok);
         (entry.fields, entry.purpose) = (Fields::new([field]), purpose);
-        self.read_log.append(call.tenant.no, &entry).await.map_err(|_| VaultError::AuditUnavailable)?;
+        self.note_read(call, &entry).await?;
         let _one_at_a_time = self.counting.lock().await;
         let mut counted = self.count_values(call, field, &purposes, buckets(threshold)).await?;
         let told = self.told(call, field, threshold, &counted).await?;

@@ -124,12 +124,16 @@ pub(crate) enum EntryWalk {
 /// What is kept of a chain, and whether it is whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChainVerdict {
+    pub tenant: TenantNo,
     pub chain: Chain,
     /// Number of the first entry that is still kept; 0: there is none.
     pub first: u64,
     pub head: Head,
     /// The first position that does not fit.
     pub bad: Option<u64>,
+    /// Heads from elsewhere that it was compared with, and those before what is kept.
+    pub compared: u32,
+    pub pruned: u32,
 }
 
 /// What a caller wrote about a call: reason and reference.
@@ -156,7 +160,7 @@ impl Vault {
     /// Notes that somebody looked at something that is no value.
     pub(crate) async fn note_listing(&self, call: &Call, action: Action) -> Result<(), VaultError> {
         let entry = call.record(action, Outcome::Ok);
-        self.read_log.append(call.tenant.no, &entry).await.map_err(|_| VaultError::AuditUnavailable)?;
+        self.note_read(call, &entry).await?;
         Ok(())
     }
 
@@ -354,22 +358,40 @@ impl Vault {
         }
     }
 
-    /// Recomputes both chains and compares them with all checkpoints that are kept.
-    pub async fn verify_audit(&self, call: &Call) -> Result<[ChainVerdict; 2], VaultError> {
+    /// Recomputes both chains of the tenant and compares them with all checkpoints that are kept and with heads that others
+    /// kept. A call in the vault's own tenant compares the chains of all tenants that `against` names.
+    pub async fn verify_audit(&self, call: &Call, against: &[ChainHead]) -> Result<Vec<ChainVerdict>, VaultError> {
         call.permit(Verb::Audit)?;
-        let tenant = call.tenant.no;
+        let own = call.tenant.no;
         let kept = self.kept_checkpoints().await?;
-        let known = |chain| {
-            let mut heads: Vec<Head> = kept.iter().filter_map(|c| c.head(tenant, chain)).collect();
-            heads.retain(|head| head.seq > 0);
-            heads.sort_by_key(|head| head.seq);
-            heads.dedup();
-            heads
-        };
-        let verdicts = [
-            self.verify_changes(tenant, known(Chain::Change)).await?,
-            self.verify_reads(tenant, known(Chain::Read)).await?,
-        ];
+        let mut tenants = vec![own];
+        if own == TenantNo::VAULT {
+            tenants.extend(against.iter().map(|one| one.tenant));
+            tenants.sort_unstable();
+            tenants.dedup();
+        }
+        let mut verdicts = Vec::with_capacity(2 * tenants.len());
+        for tenant in tenants {
+            for chain in [Chain::Change, Chain::Read] {
+                let of_chain = |one: &&ChainHead| one.tenant == tenant && one.chain == chain && one.head.seq > 0;
+                let elsewhere: Vec<Head> = against.iter().filter(of_chain).map(|one| one.head).collect();
+                let mut heads: Vec<Head> = kept.iter().filter_map(|c| c.head(tenant, chain)).collect();
+                heads.retain(|head| head.seq > 0);
+                heads.extend_from_slice(&elsewhere);
+                heads.sort_by_key(|head| head.seq);
+                heads.dedup();
+                let mut verdict = match chain {
+                    Chain::Change => self.verify_changes(tenant, heads).await?,
+                    Chain::Read => self.verify_reads(tenant, heads).await?,
+                };
+                // A head is before the first entry that is kept when the entry behind it is gone, too.
+                let before = |head: &&Head| verdict.first > head.seq + 1;
+                verdict.pruned = elsewhere.iter().filter(before).count() as u32;
+                let reached = verdict.bad.unwrap_or(u64::MAX);
+                verdict.compared = elsewhere.iter().filter(|head| !before(head) && head.seq < reached).count() as u32;
+                verdicts.push(verdict);
+            }
+        }
         self.note_listing(call, Action::VerifyAudit).await?;
         Ok(verdicts)
     }
@@ -392,13 +414,21 @@ impl Vault {
                     Err(_) => Err(next),
                 };
                 if let Err(bad) = pushed {
-                    return Ok(ChainVerdict { chain, first, head: verifier.head(), bad: Some(bad) });
+                    return Ok(ChainVerdict {
+                        tenant,
+                        chain,
+                        first,
+                        head: verifier.head(),
+                        bad: Some(bad),
+                        compared: 0,
+                        pruned: 0,
+                    });
                 }
             }
         }
         let head = verifier.head();
         let bad = verifier.finish().err().map(|tamper| tamper.first);
-        Ok(ChainVerdict { chain, first, head, bad })
+        Ok(ChainVerdict { tenant, chain, first, head, bad, compared: 0, pruned: 0 })
     }
 
     async fn verify_reads(&self, tenant: TenantNo, known: Vec<Head>) -> Result<ChainVerdict, VaultError> {
@@ -416,7 +446,7 @@ impl Vault {
                 // A segment that cannot be read: which of its entries is the first bad one is not known.
                 Err(VerifyError::Unreadable(_)) => Some(first.max(1)),
             };
-            Ok(ChainVerdict { chain, first, head, bad })
+            Ok(ChainVerdict { tenant, chain, first, head, bad, compared: 0, pruned: 0 })
         })
         .await
     }
@@ -485,7 +515,7 @@ impl Vault {
     }
 
     /// The newest checkpoint that is kept, if its signature is right.
-    async fn stored_checkpoint(&self) -> Result<Option<Checkpoint>, VaultError> {
+    pub(crate) async fn stored_checkpoint(&self) -> Result<Option<Checkpoint>, VaultError> {
         let row = self.store.object(TenantNo::VAULT, ObjectKind::Checkpoint, CHECKPOINT_KEY.to_vec()).await?;
         row.map(|row| self.read_checkpoint(&row)).transpose()
     }
@@ -502,7 +532,7 @@ impl Vault {
     }
 
     /// The last checkpoint of each day, and the newest.
-    async fn kept_checkpoints(&self) -> Result<Vec<Checkpoint>, VaultError> {
+    pub(crate) async fn kept_checkpoints(&self) -> Result<Vec<Checkpoint>, VaultError> {
         let (mut kept, mut after) = (Vec::new(), Vec::new());
         loop {
             let page = self.store.objects(TenantNo::VAULT, ObjectKind::Checkpoint, Vec::new(), after, 100).await?;

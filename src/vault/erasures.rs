@@ -139,7 +139,7 @@ impl Vault {
     async fn note_look(&self, call: &Call, action: Action, subject: Option<SubjectUid>) -> Result<(), VaultError> {
         let mut entry = call.record(action, Outcome::Ok);
         entry.subject = subject;
-        self.read_log.append(call.tenant.no, &entry).await.map_err(|_| VaultError::AuditUnavailable)?;
+        self.note_read(call, &entry).await?;
         Ok(())
     }
 

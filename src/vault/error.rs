@@ -99,6 +99,9 @@ pub enum VaultError {
     Conflict,
     #[error("quota reached: {0}")]
     Quota(&'static str),
+    /// The key has touched as many different people in this hour as it may.
+    #[error("a key's limit of different people in an hour is reached: {limit}")]
+    ReadBreadth { limit: u32 },
     /// Nothing was done; try again after so many milliseconds.
     #[error("busy")]
     Busy { retry_ms: u32 },

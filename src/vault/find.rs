@@ -242,7 +242,7 @@ impl Vault {
             entry.outcome = Outcome::NotFound;
             entries.push(entry);
         }
-        self.read_log.append_all(call.tenant.no, &entries).await.map_err(|_| VaultError::AuditUnavailable)?;
+        self.note_reads(call, &entries).await?;
         Ok(Found { subjects, more })
     }
 

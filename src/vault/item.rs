@@ -632,7 +632,7 @@ impl Vault {
         if context.recipient.is_some() {
             self.note_disclosures(call, std::slice::from_ref(&entry)).await?;
         }
-        self.read_log.append(call.tenant.no, &entry).await.map_err(|_| VaultError::AuditUnavailable)?;
+        self.note_read(call, &entry).await?;
         Ok(())
     }
 

@@ -11,6 +11,7 @@ pub mod admission;
 pub mod aggregate;
 pub mod approval;
 pub mod archives;
+pub mod audit_prune;
 pub mod audit_read;
 mod audit_tree;
 pub mod authenticate;
@@ -21,6 +22,7 @@ pub mod carry;
 pub mod clock_guard;
 pub mod compromise;
 pub mod credentials;
+pub mod decoy;
 pub mod erase;
 pub mod erasing;
 pub mod erasures;
@@ -41,6 +43,7 @@ pub mod operation;
 pub mod own_secrets;
 pub mod plan;
 pub mod policies;
+pub mod publish;
 pub mod read;
 pub mod record;
 pub mod report;
@@ -101,6 +104,8 @@ pub struct VaultOptions {
     pub rotation: rotation::Periods,
     /// Where root keys come from while the vault runs; `None`: there is no other one.
     pub roots: Option<Arc<dyn crate::keyring::root::RootSource>>,
+    /// Entries of the read audit are kept at least so many days.
+    pub audit_days: i64,
     /// Where this node's data lies, as its configuration says; empty: not stated.
     pub region: String,
     /// How long a call that writes may take, in milliseconds.
@@ -126,6 +131,7 @@ impl VaultOptions {
             access_cache: access_cache::AccessCacheOptions::default(),
             rotation: rotation::Periods::default(),
             roots: None,
+            audit_days: 365,
             region: String::new(),
             longest_call_ms: 30_000,
             configuration: evidence::Configuration::default(),
@@ -170,6 +176,7 @@ pub struct Vault {
     upkeep: upkeep::Upkeep,
     signers: ArcSwap<Vec<signers::SignerView>>,
     known: known_facts::KnownFacts,
+    decoys: decoy::Decoys,
     /// Disclosures that are on record already.
     disclosed: parking_lot::Mutex<rights::disclosures::Remembered>,
     /// One table of counts of a tenant's people at a time.

@@ -107,7 +107,7 @@ impl Vault {
         if context.recipient.is_some() {
             self.note_disclosures(call, std::slice::from_ref(&entry)).await?;
         }
-        self.read_log.append(call.tenant.no, &entry).await.map_err(|_| VaultError::AuditUnavailable)?;
+        self.note_read(call, &entry).await?;
         got
     }
 
@@ -152,7 +152,7 @@ impl Vault {
             self.note_disclosures(call, &entries).await?;
         }
         entries.extend(missed);
-        self.read_log.append_all(call.tenant.no, &entries).await.map_err(|_| VaultError::AuditUnavailable)?;
+        self.note_reads(call, &entries).await?;
         Ok(outcomes)
     }
 

@@ -39,7 +39,7 @@ impl Vault {
         call.permit_for(Verb::Subject, snapshot.subject.group)?;
         let mut entry = call.record(Action::GetSubject, Outcome::Ok);
         entry.subject = Some(snapshot.subject.uid);
-        self.read_log.append(call.tenant.no, &entry).await.map_err(|_| VaultError::AuditUnavailable)?;
+        self.note_read(call, &entry).await?;
         Ok(snapshot)
     }
 
@@ -64,7 +64,7 @@ impl Vault {
             return Box::pin(self.list_subjects(call, group, after, limit)).await;
         }
         let entry = call.record(Action::ListSubjects, Outcome::Ok);
-        self.read_log.append(call.tenant.no, &entry).await.map_err(|_| VaultError::AuditUnavailable)?;
+        self.note_read(call, &entry).await?;
         Ok(page)
     }
 

@@ -72,6 +72,11 @@ impl SubjectLimits {
         }
         seen.entry(actor).or_default().touch(uid, limit, now)
     }
+
+    /// The key has touched nobody.
+    pub fn release(&self, actor: ActorId) {
+        self.seen.lock().remove(&actor);
+    }
 }
 
 #[cfg(test)]

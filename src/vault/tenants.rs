@@ -74,6 +74,7 @@ impl Vault {
             evidence: std::sync::Arc::new(tokio::sync::Semaphore::new(crate::vault::evidence::AT_ONCE)),
             signers: ArcSwap::default(),
             known: Default::default(),
+            decoys: Default::default(),
             disclosed: Default::default(),
             counting: Default::default(),
         };
@@ -92,6 +93,9 @@ impl Vault {
             vault.note_signer().await?;
         }
         vault.load_keys().await?;
+        for tenant in vault.live_tenants() {
+            vault.load_decoys(&tenant).await?;
+        }
         Ok(Arc::new(vault))
     }
 

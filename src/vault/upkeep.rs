@@ -134,19 +134,6 @@ impl Vault {
         Ok(Some(checkpoint))
     }
 
-    /// Removes segments of the read audit whose entries are all older than `days`, after a checkpoint that covers them.
-    /// Answers how many.
-    pub async fn prune_reads(&self, days: i64) -> Result<usize, VaultError> {
-        let before = self.clock.now().plus_days(-days);
-        self.prune_checkpoints(before).await?;
-        let log = self.read_log.clone();
-        let old = blocking(move || log.prunable(before)).await?;
-        let Some(through) = old else { return Ok(0) };
-        let checkpoint = self.make_checkpoint(self.clock.now()).await?;
-        let log = self.read_log.clone();
-        blocking(move || log.prune(through, &checkpoint)).await
-    }
-
     /// Forgets answers of requests after a day and events of the feed after a year; about `limit` rows.
     pub async fn prune(&self, limit: u64) -> Result<Progress, VaultError> {
         let now = self.clock.now();
@@ -173,15 +160,4 @@ impl Vault {
         }
         Ok(progress)
     }
-}
-
-/// Runs what blocks beside the runtime's own threads.
-async fn blocking<T: Send + 'static, E: std::fmt::Display + Send + 'static>(
-    work: impl FnOnce() -> Result<T, E> + Send + 'static,
-) -> Result<T, VaultError> {
-    let done = tokio::task::spawn_blocking(work).await.map_err(|_| VaultError::AuditUnavailable)?;
-    done.map_err(|error| {
-        tracing::warn!(%error, "the read audit cannot be pruned");
-        VaultError::AuditUnavailable
-    })
 }

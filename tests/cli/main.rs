@@ -1,6 +1,7 @@
 //! The program `pii-vault` against a double of the server: what it sends, what it prints, how it ends.
 
 mod double;
+mod otlp;
 
 use double::{Answer, Call, Double, bytes};
 use pii_vault::clock::Timestamp;
@@ -795,6 +796,7 @@ fn every_command_fits_the_answers_of_the_api() {
         "tenant advance-clock 1d",
         "access-key issue k --role backend",
         "access-key rotate k",
+        "access-key release k",
         "access-key revoke k",
         "access-key list",
         "role create r --grant verbs=read~classes=account",
@@ -856,6 +858,11 @@ fn every_command_fits_the_answers_of_the_api() {
         "audit access",
         "audit follow",
         "audit checkpoint",
+        "audit prune --before 2020-01-01 --dry-run",
+        "audit prune --before 2020-01-01 --approval a",
+        "audit decoy mark u",
+        "audit decoy unmark u",
+        "audit decoy list",
         "ops list",
         "ops show o",
         "ops cancel o",

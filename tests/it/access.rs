@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use pii_vault::access::{Verb, View};
-use pii_vault::auth::{Kind, Principal};
+use pii_vault::auth::{KeyId, Kind, Principal};
 use pii_vault::ids::*;
 use pii_vault::vault::access_keys::{AccessKeyState, IssuedKey, NewAccessKey, Rotation};
 use pii_vault::vault::authenticate::AuthRefusal;
@@ -245,7 +245,14 @@ async fn a_key_reads_so_many_subjects_an_hour_and_no_more() {
         vault.get_fields(&me, service, &key, &Select::default()).await.map(|_| ())
     };
     assert!(get(0, &service).await.is_ok() && get(1, &service).await.is_ok() && get(0, &service).await.is_ok());
-    assert!(matches!(get(2, &service).await, Err(VaultError::Quota(_))));
+    assert!(matches!(get(2, &service).await, Err(VaultError::ReadBreadth { limit: 2 })));
+    // Somebody else lets it go on, never itself; it counts from nothing then.
+    let actor = KeyId(me.principal.actor.0);
+    let itself = vault.release_access_key(&vault.call(me.principal.clone(), call.tenant.clone()), actor).await;
+    assert!(matches!(itself, Err(VaultError::Denied { .. })), "{itself:?}");
+    vault.release_access_key(&call, actor).await.expect("released");
+    assert!(get(2, &service).await.is_ok() && get(3, &service).await.is_ok());
+    assert!(matches!(get(0, &service).await, Err(VaultError::ReadBreadth { limit: 2 })));
     t.clock.advance_ms(3_600_000);
     assert!(get(2, &service).await.is_ok());
     // A key that such a key issues has no higher limit.

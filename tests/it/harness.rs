@@ -27,6 +27,12 @@ pub fn rounds<N>(few: N, all: N) -> N {
     if std::env::var_os("PII_VAULT_FULL").is_some() { all } else { few }
 }
 
+/// What this program counts: one recorder for all tests of it.
+pub fn metrics_page() -> &'static metrics_exporter_prometheus::PrometheusHandle {
+    static PAGE: std::sync::OnceLock<metrics_exporter_prometheus::PrometheusHandle> = std::sync::OnceLock::new();
+    PAGE.get_or_init(|| pii_vault::telemetry::init_metrics().expect("the only recorder of this program"))
+}
+
 pub struct TestVault {
     pub dir: tempfile::TempDir,
     pub config: Config,

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods)] // timing tests look at the real clock
 
 mod access;
+mod anchors;
 mod api;
 mod api_keys;
 mod approval;
@@ -13,6 +14,7 @@ mod bulk;
 mod codes;
 mod combinations;
 mod company;
+mod decoys;
 mod erase;
 mod evidence;
 mod expiry;
@@ -26,6 +28,7 @@ mod own_secrets;
 mod passwords;
 mod policy_life;
 mod promises;
+mod pruning;
 mod quota;
 mod races;
 mod recipients;

@@ -218,6 +218,7 @@ fn rows() -> Vec<Row> {
         AccessService/WhoAmI(n) pb::WhoAmIRequest {}, Nothing, Any, Fine;
         AccessService/TestAccess(n) some::<pb::TestAccessRequest>(|m| { m.access_key = n.access_key.clone(); m.verb = pb::Verb::Subject as i32; m.group = n.group.clone(); }), Names, Any, Fine;
         AccessService/IssueAccessKey(n) some::<pb::IssueAccessKeyRequest>(|m| { m.name = format!("k{}", n.item); m.role_ids = vec![n.role]; m.tenant = n.tenant.clone(); }), Names, Any, Fine;
+        AccessService/ReleaseAccessKey(n) pb::ReleaseAccessKeyRequest { access_key: n.access_key.clone() }, Names, Any, Fine;
         AccessService/ListAccessKeys(n) pb::ListAccessKeysRequest { tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
         AccessService/CreateRole(n) pb::CreateRoleRequest { role: Some(pb::Role { name: format!("r{}", n.item), grants: vec![grant()], ..Default::default() }), tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
         AccessService/UpdateRole(n) pb::UpdateRoleRequest { role: Some(pb::Role { role_id: n.role, name: "everything".into(), grants: vec![all_grant()], ..Default::default() }), ..Default::default() }, Nothing, Any, Fine;
@@ -248,8 +249,13 @@ fn rows() -> Vec<Row> {
         AuditService/ListEntries(n) some::<pb::ListEntriesRequest>(|m| { m.key = n.key(0); m.tenant = n.tenant.clone(); }), Names, Any, Fine;
         AuditService/ReportAccess(n) pb::ReportAccessRequest { tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
         AuditService/FollowEntries(n) pb::FollowEntriesRequest { start_position: 1, tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
-        AuditService/VerifyAudit(n) pb::VerifyAuditRequest { tenant: n.tenant.clone() }, Names, Any, Fine;
+        AuditService/VerifyAudit(n) pb::VerifyAuditRequest { tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
         AuditService/GetCheckpoint(n) pb::GetCheckpointRequest { tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;
+
+        AuditService/PruneAudit(n) pb::PruneAuditRequest { before_time: Some(prost_types::Timestamp { seconds: 1, nanos: 0 }), validate_only: true, ..Default::default() }, Nothing, Any, NO;
+        AuditService/MarkDecoy(n) pb::MarkDecoyRequest { subject: n.subject(7), tenant: n.tenant.clone() }, Names, Any, Fine;
+        AuditService/ListDecoys(n) pb::ListDecoysRequest { tenant: n.tenant.clone() }, Names, Any, Fine;
+        AuditService/UnmarkDecoy(n) pb::UnmarkDecoyRequest { subject: n.subject(7), tenant: n.tenant.clone() }, Names, Any, Fine;
 
         OperationService/GetOperation(n) pb::GetOperationRequest { operation: n.erasure.clone(), ..Default::default() }, Names, Any, Fine;
         OperationService/ListOperations(n) pb::ListOperationsRequest { tenant: n.tenant.clone(), ..Default::default() }, Names, Any, Fine;

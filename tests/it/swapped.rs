@@ -283,8 +283,8 @@ fn metric(page: &metrics_exporter_prometheus::PrometheusHandle, name: &str) -> u
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn t14_nothing_opens_in_another_place() {
-    let page = telemetry::init_metrics().expect("the only recorder of this program");
-    let before = metric(&page, telemetry::DAMAGED);
+    let page = metrics_page();
+    let before = metric(page, telemetry::DAMAGED);
     let world = World::new().await;
     world.whole().await;
     let mut tally = Tally::default();
@@ -463,7 +463,7 @@ async fn t14_nothing_opens_in_another_place() {
     println!("{} swaps refused", tally.refused);
     assert!(tally.refused >= 448);
     // Other tests of this process count as well.
-    assert!(metric(&page, telemetry::DAMAGED) - before >= tally.refused, "the alarm counts each");
+    assert!(metric(page, telemetry::DAMAGED) - before >= tally.refused, "the alarm counts each");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -429,7 +429,7 @@ impl Vault {
         }
         let mut entry = call.record(Action::ListApiKeys, Outcome::Ok);
         entry.subject = Some(owner.subject.uid);
-        self.read_log.append(call.tenant.no, &entry).await.map_err(|_| VaultError::AuditUnavailable)?;
+        self.note_read(call, &entry).await?;
         Ok(Page { rows, more })
     }
 }

@@ -226,7 +226,9 @@ impl Vault {
         let mut entry = call.record(Action::VerifyApiKey, outcome);
         entry.subject = uid;
         entry.operation = id.map(object_of);
-        self.read_log.note(call.tenant.no, &entry).map_err(|_| VaultError::AuditUnavailable)
+        self.read_log.note(call.tenant.no, &entry).map_err(|_| VaultError::AuditUnavailable)?;
+        self.watch_decoys(call.tenant.no, std::slice::from_ref(&entry));
+        Ok(())
     }
 
     /// The first use of a text, or its first for some time.

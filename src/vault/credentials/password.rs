@@ -306,7 +306,7 @@ impl Vault {
         let outcome = if why.is_none() { Outcome::Ok } else { Outcome::Denied };
         let mut entry = call.record(Action::VerifyPassword, outcome);
         entry.subject = holder.as_ref().map(|snapshot| snapshot.subject.uid);
-        self.read_log.append(call.tenant.no, &entry).await.map_err(|_| VaultError::AuditUnavailable)?;
+        self.note_read(call, &entry).await?;
         metrics::counter!(telemetry::PASSWORDS_CHECKED, "outcome" => word(why)).increment(1);
         let verdict = why.map_or(Verdict::Ok, Verdict::No);
         let stored = stored.filter(|_| why.is_none());

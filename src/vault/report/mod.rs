@@ -80,7 +80,7 @@ impl Vault {
                 .collect(),
         };
         let entry = call.record(Action::ReportPromises, Outcome::Ok);
-        self.read_log.append(call.tenant.no, &entry).await.map_err(|_| VaultError::AuditUnavailable)?;
+        self.note_read(call, &entry).await?;
         Ok(report.sign(&self.keyring.signing()))
     }
 }

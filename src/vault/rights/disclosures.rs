@@ -337,7 +337,7 @@ impl Vault {
     ) -> Result<(), VaultError> {
         let mut entry = call.record(Action::ListDisclosures, Outcome::Ok);
         (entry.subject, entry.recipient) = (subject, recipient);
-        self.read_log.append(call.tenant.no, &entry).await.map_err(|_| VaultError::AuditUnavailable)?;
+        self.note_read(call, &entry).await?;
         Ok(())
     }
 }

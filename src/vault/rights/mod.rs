@@ -198,7 +198,7 @@ impl Vault {
         }
         let mut entry = call.record(Action::GetRights, crate::audit::Outcome::Ok);
         entry.subject = Some(snapshot.subject.uid);
-        self.read_log.append(call.tenant.no, &entry).await.map_err(|_| VaultError::AuditUnavailable)?;
+        self.note_read(call, &entry).await?;
         let policy = call.tenant.policy()?;
         let counts = |purpose: PurposeNo| {
             let since = policy.purpose(purpose).and_then(|rule| rule.consent_since);

@@ -114,7 +114,7 @@ impl Vault {
                 Err(error) => {
                     let mut entry = call.record(Action::OpenRequest, error.outcome());
                     entry.subject = Some(uid);
-                    self.read_log.append(call.tenant.no, &entry).await.map_err(|_| VaultError::AuditUnavailable)?;
+                    self.note_read(call, &entry).await?;
                     return Err(error);
                 }
             },
@@ -207,7 +207,7 @@ impl Vault {
         let more = rows.len() > limit as usize;
         rows.truncate(limit as usize);
         let entry = call.record(Action::ListRequests, Outcome::Ok);
-        self.read_log.append(call.tenant.no, &entry).await.map_err(|_| VaultError::AuditUnavailable)?;
+        self.note_read(call, &entry).await?;
         Ok(Page { rows, more })
     }
 
