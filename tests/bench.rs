@@ -28,6 +28,8 @@ fn every_row_of_the_bench_is_measured() {
         "hot GetFields, largest policy with consent and recipient, server CPU",
         "PlanPolicy over 500 subjects",
         "GetReport over 500 subjects",
+        "audit export to a synced file, 2000 entries",
+        "audit export to a synced file, beside the engine",
         "memory idle",
         "memory with 500 subjects",
         "ready after start, idle",

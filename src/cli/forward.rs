@@ -16,18 +16,24 @@ use serde_json::json;
 use tonic::Code;
 
 use crate::cli::args;
+use crate::cli::entries::EntryLines;
 use crate::cli::error::CliError;
 use crate::cli::otlp::Otlp;
 use crate::cli::output::{Output, note};
 use crate::cli::profile::write_private;
 use crate::cli::session::Session;
 use crate::cli::values::wire;
+use crate::clock::{Clock, SystemClock};
 use crate::grpc::pb;
 
 /// Waits before it tries again: the first and the longest.
 const WAITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// Longest wait for the receiver to answer a connection, or to take what is sent.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The cursor is written at most so often while entries stream; what came since comes again after a crash.
+const REMEMBER: Duration = Duration::from_millis(200);
+/// Bytes of a line, about.
+const LINE: usize = 400;
 /// Facility 13 of RFC 5424: log audit.
 const FACILITY: u8 = 13;
 
@@ -79,7 +85,7 @@ impl Place {
 }
 
 /// The last positions that were handed on.
-#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Cursor {
     /// Whose chains; empty: the key's own.
@@ -114,8 +120,8 @@ impl Cursor {
 
 /// An open place.
 enum Sink {
-    Output(Output),
-    File(File, String),
+    Output(Output, EntryLines),
+    File(File, String, EntryLines),
     Syslog { to: TcpStream, host: String, tenant: String },
     Otlp(Box<Otlp>),
 }
@@ -123,11 +129,11 @@ enum Sink {
 impl Sink {
     fn open(a: &Forward, out: Output, tenant: &str) -> Result<Self, CliError> {
         Ok(match &a.to {
-            Place::Output => Sink::Output(out),
+            Place::Output => Sink::Output(out, EntryLines::default()),
             Place::File(path) => {
                 let what = path.display().to_string();
                 let file = File::options().create(true).append(true).open(path);
-                Sink::File(file.map_err(CliError::io(what.clone()))?, what)
+                Sink::File(file.map_err(CliError::io(what.clone()))?, what, EntryLines::default())
             }
             Place::Otlp(url) => Sink::Otlp(Box::new(Otlp::open(url, a.to_ca.as_deref(), tenant, PATIENCE)?)),
             Place::Syslog(at) => {
@@ -147,10 +153,15 @@ impl Sink {
     /// Hands entries on; when this returns they are with the receiver's machine, or on the disk.
     async fn take(&mut self, entries: &[pb::AuditEntry]) -> Result<(), CliError> {
         match self {
-            Sink::Output(out) => entries.iter().try_for_each(|entry| out.json_line(&wire(entry))),
-            Sink::File(file, what) => {
-                let lines: String = entries.iter().map(|entry| format!("{}\n", wire(entry))).collect();
-                let write = file.write_all(lines.as_bytes()).and_then(|()| file.sync_data());
+            Sink::Output(out, form) => {
+                let mut bytes = Vec::with_capacity(entries.len() * LINE);
+                form.lines(entries, &mut bytes);
+                out.raw(&bytes)
+            }
+            Sink::File(file, what, form) => {
+                let mut bytes = Vec::with_capacity(entries.len() * LINE);
+                form.lines(entries, &mut bytes);
+                let write = file.write_all(&bytes).and_then(|()| file.sync_data());
                 write.map_err(CliError::io(what.clone()))
             }
             Sink::Otlp(otlp) => otlp.take(entries).await,
@@ -203,7 +214,12 @@ pub async fn forward(s: &Session, a: Forward) -> Result<(), CliError> {
     let mut wait = WAITS.0;
     loop {
         let (changes, reads) = (cursor.changes, cursor.reads);
-        match hand_on(s, &a, &mut cursor).await {
+        let mut kept = cursor.clone();
+        let handed = hand_on(s, &a, &mut cursor, &mut kept).await;
+        if kept != cursor {
+            cursor.write(&a.cursor)?;
+        }
+        match handed {
             Ok(()) if a.once => return Ok(()),
             // The server closes.
             Ok(()) => {}
@@ -216,8 +232,8 @@ pub async fn forward(s: &Session, a: Forward) -> Result<(), CliError> {
     }
 }
 
-/// Hands on what comes, until the streams end or something fails.
-async fn hand_on(s: &Session, a: &Forward, cursor: &mut Cursor) -> Result<(), CliError> {
+/// Hands on what comes, until the streams end or something fails. `kept` is the cursor as the file has it.
+async fn hand_on(s: &Session, a: &Forward, cursor: &mut Cursor, kept: &mut Cursor) -> Result<(), CliError> {
     let mut sink = Sink::open(a, s.out, &cursor.tenant)?;
     let mut streams = Vec::new();
     for chain in [pb::AuditChain::Changes, pb::AuditChain::Reads] {
@@ -234,15 +250,32 @@ async fn hand_on(s: &Session, a: &Forward, cursor: &mut Cursor) -> Result<(), Cl
         streams.push(stream.map(move |message| (chain, message)));
     }
     let mut entries = select_all(streams);
-    while let Some((chain, message)) = entries.next().await {
+    let clock = SystemClock::new();
+    let mut due = clock.monotonic();
+    loop {
+        let next = match kept == cursor {
+            true => entries.next().await,
+            false => match tokio::time::timeout(REMEMBER, entries.next()).await {
+                Ok(next) => next,
+                Err(_) => {
+                    cursor.write(&a.cursor)?;
+                    kept.clone_from(cursor);
+                    continue;
+                }
+            },
+        };
+        let Some((chain, message)) = next else { return Ok(()) };
         let message = message?;
         sink.take(&message.entries).await?;
         if let Some(last) = message.entries.last() {
             *cursor.of(chain) = last.position;
+        }
+        if clock.monotonic() >= due {
             cursor.write(&a.cursor)?;
+            kept.clone_from(cursor);
+            due = clock.monotonic() + REMEMBER;
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]

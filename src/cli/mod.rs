@@ -15,6 +15,7 @@ mod code;
 mod constants;
 mod count;
 mod drill;
+mod entries;
 mod erase;
 mod error;
 mod evidence;

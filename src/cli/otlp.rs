@@ -8,9 +8,9 @@ use tonic::Code;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 use crate::causes::causes;
+use crate::cli::entries::EntryLines;
 use crate::cli::error::CliError;
 use crate::cli::output::note;
-use crate::cli::values::wire;
 use crate::clock::{Clock, SystemClock};
 use crate::grpc::pb;
 
@@ -37,6 +37,7 @@ pub struct Otlp {
     resource: Resource,
     /// It said something about records that it took.
     warned: bool,
+    form: EntryLines,
 }
 
 fn text(text: impl Into<String>) -> Option<AnyValue> {
@@ -52,7 +53,7 @@ fn pair(key: &str, value: Option<AnyValue>) -> KeyValue {
 }
 
 /// One entry: the body is its JSON, as the other sinks have it; what is filtered by is an attribute too.
-pub fn record(entry: &pb::AuditEntry, observed_ms: i64) -> LogRecord {
+fn record(entry: &pb::AuditEntry, observed_ms: i64, form: &mut EntryLines) -> LogRecord {
     use pb::AuditOutcome as O;
     let (severity, name) = match entry.outcome() {
         O::DataLoss => (SeverityNumber::Fatal, "FATAL"),
@@ -67,6 +68,9 @@ pub fn record(entry: &pb::AuditEntry, observed_ms: i64) -> LogRecord {
         pair("pii_vault.position", number(entry.position)),
         pair("pii_vault.actor_id", number(entry.actor_id)),
     ];
+    let mut body = Vec::new();
+    form.entry(entry, &mut body);
+    let body = String::from_utf8(body).expect("JSON is text");
     if entry.subject_uid != 0 {
         attributes.push(pair("pii_vault.subject_uid", number(entry.subject_uid.cast_unsigned())));
     }
@@ -75,7 +79,7 @@ pub fn record(entry: &pb::AuditEntry, observed_ms: i64) -> LogRecord {
         observed_time_unix_nano: nanos(0, observed_ms.saturating_mul(1_000_000)),
         severity_number: severity as i32,
         severity_text: name.into(),
-        body: text(wire(entry).to_string()),
+        body: text(body),
         attributes,
         event_name: entry.action.clone(),
         ..LogRecord::default()
@@ -99,7 +103,12 @@ impl Otlp {
             attributes.push(pair("pii_vault.tenant", text(tenant)));
         }
         let resource = Resource { attributes, ..Resource::default() };
-        Ok(Otlp { client: LogsServiceClient::new(endpoint.connect_lazy()), resource, warned: false })
+        Ok(Otlp {
+            client: LogsServiceClient::new(endpoint.connect_lazy()),
+            resource,
+            warned: false,
+            form: EntryLines::default(),
+        })
     }
 
     /// Hands entries on; when this returns the receiver has taken all of them.
@@ -113,7 +122,7 @@ impl Otlp {
             version: env!("CARGO_PKG_VERSION").into(),
             ..InstrumentationScope::default()
         };
-        let log_records = entries.iter().map(|entry| record(entry, observed)).collect();
+        let log_records = entries.iter().map(|entry| record(entry, observed, &mut self.form)).collect();
         let scope_logs = vec![ScopeLogs { scope: Some(scope), log_records, ..ScopeLogs::default() }];
         let resource = Some(self.resource.clone());
         let request = ExportLogsServiceRequest {

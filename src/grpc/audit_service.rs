@@ -26,8 +26,8 @@ type Answer<T> = Result<Response<T>, Status>;
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How many looks until the credential of a follower is checked again.
 const CHECK_EVERY: u32 = 40;
-/// Entries in one message to a follower.
-const MESSAGE: u32 = 500;
+/// Entries in one message to a follower: some hundred kilobytes.
+const MESSAGE: usize = 2_000;
 /// Heads that one verification is compared with.
 const MOST_HEADS: usize = 50_000;
 
@@ -192,7 +192,7 @@ impl pb::audit_service_server::AuditService for Api {
         let credential = self.credential(&request)?;
         let message = request.into_inner();
         let chain = chain(message.chain)?;
-        let mut after = self.vault.follow_entries(&call, chain, message.start_position).await?;
+        let mut follower = self.vault.follow_entries(&call, chain, message.start_position).await?;
         let end = match message.until_now {
             true => Some(self.vault.last_entry(&call, chain).await?),
             false => None,
@@ -201,30 +201,36 @@ impl pb::audit_service_server::AuditService for Api {
         let (to, from) = mpsc::channel(4);
         tokio::spawn(async move {
             let mut looks = 0u32;
-            while !to.is_closed() && end.is_none_or(|end| after < end) {
+            while !to.is_closed() && end.is_none_or(|end| follower.after() < end) {
                 let entries = async {
                     looks += 1;
                     if looks.is_multiple_of(CHECK_EVERY) {
                         api.still_valid(&credential).await?;
                     }
-                    let page = api.vault.entries_after(&call, chain, after, MESSAGE).await?;
-                    after = page.seen;
-                    api.wire_entries(&call, chain, &page.entries).await
+                    api.vault.entries_since(&call, &mut follower, MESSAGE).await.map_err(Status::from)
                 };
-                let message = match entries.await {
+                let entries = match entries.await {
                     Ok(entries) if entries.is_empty() => {
                         tokio::select! {
                             _ = to.closed() => return,
                             _ = tokio::time::sleep(LOOK_EVERY) => continue,
                         }
                     }
-                    Ok(entries) => Ok(pb::FollowEntriesResponse { entries }),
-                    Err(status) => Err(status),
+                    Ok(entries) => entries,
+                    Err(status) => {
+                        // A closed channel is a client that went away.
+                        let _ = to.send(Err(status)).await;
+                        return;
+                    }
                 };
-                let over = message.is_err();
-                // A closed channel is a client that went away.
-                if to.send(message).await.is_err() || over {
-                    return;
+                // The entries of one group may be many more than a message takes.
+                for part in entries.chunks(MESSAGE) {
+                    let message = api.wire_entries(&call, chain, part).await;
+                    let over = message.is_err();
+                    let message = message.map(|entries| pb::FollowEntriesResponse { entries });
+                    if to.send(message).await.is_err() || over {
+                        return;
+                    }
                 }
             }
         });

@@ -115,6 +115,22 @@ impl EntryPage {
     }
 }
 
+/// Where somebody who follows a chain is. Segments of reads stay open between two looks: finding the place again means
+/// reading a segment from its beginning.
+pub struct Follower {
+    chain: Chain,
+    /// The last position that was taken.
+    after: u64,
+    reads: Option<crate::storage::readlog::Groups>,
+}
+
+impl Follower {
+    /// The last position that was taken.
+    pub fn after(&self) -> u64 {
+        self.after
+    }
+}
+
 /// A walk over a chain, between two steps.
 pub(crate) enum EntryWalk {
     Changes { tenant: TenantNo, after: u64 },
@@ -196,15 +212,15 @@ impl Vault {
         Ok(page)
     }
 
-    /// Begins to follow a chain: the position behind which to read on. `start` is the first position wanted, 0 is what
-    /// comes from now on.
-    pub async fn follow_entries(&self, call: &Call, chain: Chain, start: u64) -> Result<u64, VaultError> {
+    /// Begins to follow a chain. `start` is the first position wanted, 0 is what comes from now on.
+    pub async fn follow_entries(&self, call: &Call, chain: Chain, start: u64) -> Result<Follower, VaultError> {
         call.permit(Verb::Audit)?;
         self.note_listing(call, Action::FollowEntries).await?;
-        match start {
-            0 => Ok(self.head_of(call.tenant.no, chain).await?.seq),
-            start => Ok(start - 1),
-        }
+        let after = match start {
+            0 => self.head_of(call.tenant.no, chain).await?.seq,
+            start => start - 1,
+        };
+        Ok(Follower { chain, after, reads: None })
     }
 
     /// The position of the last entry that is there; 0: there is none.
@@ -212,18 +228,49 @@ impl Vault {
         Ok(self.head_of(call.tenant.no, chain).await?.seq)
     }
 
-    /// What came behind `after`; for who follows.
-    pub async fn entries_after(
+    /// What came since; for who follows. About `most` entries, and none where nothing came.
+    pub async fn entries_since(
         &self,
         call: &Call,
-        chain: Chain,
-        after: u64,
-        limit: u32,
-    ) -> Result<EntryPage, VaultError> {
-        if self.head_of(call.tenant.no, chain).await?.seq <= after {
-            return Ok(EntryPage { seen: after, ..EntryPage::default() });
+        follower: &mut Follower,
+        most: usize,
+    ) -> Result<Vec<(u64, AuditRecord)>, VaultError> {
+        let (tenant, after) = (call.tenant.no, follower.after);
+        if self.head_of(tenant, follower.chain).await?.seq <= after {
+            return Ok(Vec::new());
         }
-        self.entries(call.tenant.no, chain, EntryQuery::default(), after, limit as usize).await
+        let entries = match follower.chain {
+            Chain::Change => self.entries(tenant, Chain::Change, EntryQuery::default(), after, most).await?.entries,
+            Chain::Read => {
+                let (log, open) = (self.read_log.clone(), follower.reads.take());
+                let look = move || {
+                    let mut groups = match open {
+                        Some(groups) => groups,
+                        None => log.groups(tenant, after + 1).map_err(unreadable)?,
+                    };
+                    let mut entries = Vec::with_capacity(most);
+                    while entries.len() < most {
+                        // It ends where the log did when it was opened; what came since begins anew.
+                        let Some(bytes) = groups.next() else { return Ok((entries, None)) };
+                        let bytes = bytes.map_err(unreadable)?;
+                        for entry in Group::parse(&bytes).map_err(|_| VaultError::DataLoss)?.entries() {
+                            let (position, record) = entry.map_err(|_| VaultError::DataLoss)?;
+                            if position > after {
+                                entries.push((position, record));
+                            }
+                        }
+                    }
+                    Ok((entries, Some(groups)))
+                };
+                let (entries, open) = blocking(look).await?;
+                follower.reads = open;
+                entries
+            }
+        };
+        if let Some((last, _)) = entries.last() {
+            follower.after = *last;
+        }
+        Ok(entries)
     }
 
     pub(crate) async fn head_of(&self, tenant: TenantNo, chain: Chain) -> Result<Head, VaultError> {

@@ -73,7 +73,7 @@ fn checked(request: ExportLogsServiceRequest) -> Result<Vec<(String, u64)>, Stri
             && (record.severity_number, record.severity_text.as_str())
                 == if position == 7 { (13, "WARN") } else { (9, "INFO") }
             && record.event_name == "fields.get"
-            && body["position"] == position.to_string()
+            && body["position"].as_str().and_then(|text| text.parse().ok()) == Some(position)
             && record.trace_id.is_empty()
             && record.dropped_attributes_count == 0;
         if !right {

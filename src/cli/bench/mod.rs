@@ -7,6 +7,7 @@
 mod echo;
 mod ends;
 mod error;
+mod exports;
 mod logins;
 mod os;
 mod part;
@@ -78,6 +79,7 @@ enum Group {
     Erasures,
     Expiry,
     Policies,
+    Audit,
     Start,
     Recovery,
     Argon2,
@@ -224,6 +226,9 @@ impl Bench {
         }
         if wanted(Group::Policies) {
             run.policies().await?;
+        }
+        if wanted(Group::Audit) {
+            run.exports().await?;
         }
         if wanted(Group::Start) {
             run.start().await?;

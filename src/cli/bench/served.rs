@@ -277,6 +277,14 @@ impl Served {
                 let subjects = self.node.vault.get_tenant(&self.call()?).await.map_err(failed)?.subjects;
                 Ok(json!({ "rows": subjects }))
             }
+            "entries" => {
+                let rows = self.entries(number("count")).await?;
+                Ok(json!({ "rows": rows, "seconds": took(&self.clock) }))
+            }
+            "decode" => {
+                let rows = self.decode().await?;
+                Ok(json!({ "rows": rows, "seconds": took(&self.clock) }))
+            }
             "rules" => self.rules(&self.dir, number("count")).await,
             "plan" => {
                 let values = self.plan().await?;
