@@ -19,6 +19,7 @@ need() { # need COMMAND PACKAGE: a Debian package that brings the command
 need cc gcc
 need python3 python3
 need strace strace
+need softhsm2-util softhsm2
 need systemd-analyze systemd
 need promtool prometheus
 

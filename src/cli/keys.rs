@@ -65,7 +65,7 @@ Examples:
   pii-vault keys move --to credential --wait"
     )]
     Move {
-        /// Kind of the provider: file, environment, credential, passphrase, transit
+        /// Kind of the provider: file, environment, credential, passphrase, transit, pkcs11
         #[arg(long, value_name = "PROVIDER")]
         to: String,
         /// Wait until it is finished

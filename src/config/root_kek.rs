@@ -56,6 +56,33 @@ pub enum RootKekSource {
         #[serde(default = "transit_file")]
         file: String,
     },
+    /// A random key that a hardware security module encrypts over PKCS#11, by a key that it made and does not give away.
+    Pkcs11 {
+        /// The module's library, an absolute path.
+        module: PathBuf,
+        /// Label of the token.
+        token: String,
+        /// Label of the key objects that the vault makes in the token: one for each root key.
+        key: String,
+        /// File of mode 0600 with the user's PIN. Exactly one of the two places.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pin_file: Option<PathBuf>,
+        /// Name of a systemd credential with it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pin_credential: Option<String>,
+        /// Of one look at the module.
+        #[serde(default = "transit_timeout")]
+        timeout_ms: u64,
+        /// How long a start goes on trying.
+        #[serde(default = "transit_wait")]
+        wait_s: u64,
+        /// Hours that the vault serves from memory while the module does not answer; 0: for ever.
+        #[serde(default)]
+        outage_h: u32,
+        /// Name of the file with the encrypted key in the first keeper directory; a next one needs another name.
+        #[serde(default = "pkcs11_file")]
+        file: String,
+    },
     /// A passphrase that a start puts together from k of n shares (`pii-vault keys split`). It waits until enough are there.
     Shares {
         /// Where the holders put their files, `*.share` of mode 0600; best in memory (`/run`).
@@ -84,6 +111,9 @@ fn transit_wait() -> u64 {
 fn transit_file() -> String {
     "transit.json".into()
 }
+fn pkcs11_file() -> String {
+    "pkcs11.json".into()
+}
 
 impl RootKekSource {
     /// Whether both would read the same thing. A passphrase is another one by its parameters.
@@ -93,6 +123,7 @@ impl RootKekSource {
                 one == two
             }
             (RootKekSource::Transit { file: one, .. }, RootKekSource::Transit { file: two, .. }) => one == two,
+            (RootKekSource::Pkcs11 { file: one, .. }, RootKekSource::Pkcs11 { file: two, .. }) => one == two,
             _ => self == other,
         }
     }
@@ -120,6 +151,22 @@ impl RootKekSource {
                     return Some(("root_kek.timeout_ms", "is from 10 to 600000, wait_s at most 86400".into()));
                 }
                 secret_file(token_file).map(|rule| ("root_kek.token_file", rule))
+            }
+            RootKekSource::Pkcs11 { module, token, key, pin_file, pin_credential, timeout_ms, wait_s, .. } => {
+                if !module.is_absolute() || !module.is_file() {
+                    return Some(("root_kek.module", "is the absolute path of the module's library".into()));
+                }
+                if token.is_empty() || token.len() > 32 || key.is_empty() || key.len() > 64 {
+                    return Some(("root_kek.token", "has 1 to 32 bytes, the key's label 1 to 64".into()));
+                }
+                if !(10..=600_000).contains(timeout_ms) || *wait_s > 86_400 {
+                    return Some(("root_kek.timeout_ms", "is from 10 to 600000, wait_s at most 86400".into()));
+                }
+                match (pin_file, pin_credential) {
+                    (Some(path), None) => secret_file(path).map(|rule| ("root_kek.pin_file", rule)),
+                    (None, Some(name)) => credential(name).map(|rule| ("root_kek.pin_credential", rule)),
+                    _ => Some(("root_kek", "needs exactly one of pin_file, pin_credential".into())),
+                }
             }
         }
     }

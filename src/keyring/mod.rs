@@ -4,6 +4,7 @@
 pub mod keeper;
 pub mod ledger;
 pub mod root;
+pub mod token;
 
 pub mod allocate;
 pub mod archive;

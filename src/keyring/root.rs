@@ -1,6 +1,7 @@
 //! Where the root KEK comes from: a file, the environment, a systemd credential, a passphrase or its shares, a transit
-//! engine. Never from the data.
+//! engine, a hardware security module. Never from the data.
 
+pub mod pkcs11;
 pub mod shares;
 pub mod transit;
 
@@ -122,6 +123,8 @@ pub enum RootSpec {
     Transit(transit::TransitOptions),
     /// Argon2id over a passphrase that is put together from shares.
     Shares(shares::SharesOptions),
+    /// A random key that a hardware security module opens.
+    Pkcs11(pkcs11::Pkcs11Options),
 }
 
 impl RootSpec {
@@ -134,6 +137,7 @@ impl RootSpec {
             RootSpec::Passphrase { source, params } => Box::new(PassphraseRoot { source, params }),
             RootSpec::Transit(options) => Box::new(transit::TransitRoot(options)),
             RootSpec::Shares(options) => Box::new(shares::SharesRoot(options)),
+            RootSpec::Pkcs11(options) => Box::new(pkcs11::Pkcs11Root(options)),
         }
     }
 }

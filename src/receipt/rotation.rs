@@ -64,7 +64,7 @@ impl Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fate {
-    /// The vault overwrote the only place where it was, in every replica.
+    /// The vault overwrote the only place where it was, in every replica, or had the HSM destroy its key object.
     Destroyed,
     /// Nothing of the vault is under it any more; it exists outside, and who holds it there destroys it.
     Unused,

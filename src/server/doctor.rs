@@ -186,6 +186,14 @@ fn keeper_todo(place: &PlaceFinding) -> &'static str {
 /// Whether who takes the data away takes the root key along.
 fn root_key(config: &Config) -> Option<Finding> {
     const TODO: &str = "use a systemd credential bound to the TPM, a passphrase, or a file on another disk";
+    if let Some(RootKekSource::Pkcs11 { module, .. }) = &config.root_kek {
+        // By its name: a module says of itself what it likes.
+        let soft = module.file_name().is_some_and(|name| name.to_string_lossy().contains("softhsm"));
+        let because = "SoftHSM keeps its keys in files of this machine: for trying out, not a hardware security module";
+        let todo = "name the module of a real one";
+        let found = Finding::new(Verdict::Doubtful, "root_kek", because, todo).costing(&[Adversary::DiskThief]);
+        return soft.then_some(found);
+    }
     let Some(RootKekSource::File { path }) = &config.root_kek else { return None };
     let device = |path: &Path| std::fs::metadata(path).map(|meta| meta.dev()).ok();
     let (verdict, because) = if path.starts_with(&config.data_dir) {

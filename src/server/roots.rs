@@ -10,11 +10,13 @@ use parking_lot::Mutex;
 
 use crate::config::{Config, RootKekSource};
 use crate::crypto::keys::RootKek;
+use crate::keyring::root::pkcs11::{PinSource, Pkcs11Options, Pkcs11Root};
 use crate::keyring::root::shares::SharesOptions;
 use crate::keyring::root::transit::{TransitOptions, TransitRoot};
 use crate::keyring::root::{
     NextRoot, PassphraseParams, PassphraseSource, RootError, RootSource, RootSpec, create_key_file,
 };
+use crate::keyring::token::TokenOptions;
 use crate::server::node::{NodeError, private_dir};
 
 fn params_path(config: &Config, name: Option<&str>) -> Result<PathBuf, NodeError> {
@@ -57,6 +59,21 @@ fn spec_of(config: &Config, source: &RootKekSource) -> Result<RootSpec, NodeErro
             wait: Duration::from_secs(wait_s),
             params: params_path(config, params.as_deref())?,
         }),
+        RootKekSource::Pkcs11 { module, token, key, pin_file, pin_credential, timeout_ms, wait_s, file, .. } => {
+            let pin = match (pin_file, pin_credential) {
+                (Some(path), None) => PinSource::File(path),
+                (None, Some(name)) => PinSource::Credential(name),
+                _ => return Err(RootError::Form { rule: "exactly one of pin_file, pin_credential" }.into()),
+            };
+            RootSpec::Pkcs11(Pkcs11Options {
+                token: TokenOptions { module, label: token },
+                pin,
+                key,
+                timeout: Duration::from_millis(timeout_ms),
+                wait: Duration::from_secs(wait_s),
+                file: params_path(config, Some(&file))?,
+            })
+        }
     })
 }
 
@@ -68,12 +85,13 @@ fn provider_name(source: &RootKekSource) -> &'static str {
         RootKekSource::Passphrase { .. } => "passphrase",
         RootKekSource::Transit { .. } => "transit",
         RootKekSource::Shares { .. } => "shares",
+        RootKekSource::Pkcs11 { .. } => "pkcs11",
     }
 }
 
-/// Whether it is on another machine.
+/// Whether it is on another machine, or in another device.
 fn is_elsewhere(source: &RootKekSource) -> bool {
-    matches!(source, RootKekSource::Transit { .. })
+    matches!(source, RootKekSource::Transit { .. } | RootKekSource::Pkcs11 { .. })
 }
 
 /// The same, waiting at most so long for what is not there.
@@ -86,6 +104,10 @@ fn within(spec: RootSpec, most: Duration) -> RootSpec {
         RootSpec::Shares(mut options) => {
             options.wait = options.wait.min(most);
             RootSpec::Shares(options)
+        }
+        RootSpec::Pkcs11(mut options) => {
+            options.wait = options.wait.min(most);
+            RootSpec::Pkcs11(options)
         }
         other => other,
     }
@@ -118,11 +140,11 @@ async fn prepare(config: &Config, source: &RootKekSource) -> Result<(), NodeErro
                 PassphraseParams::generate(PassphraseParams::COST).create(&path)?;
             }
         }
-        RootKekSource::Transit { .. } => {
-            if let RootSpec::Transit(options) = spec_of(config, source)? {
-                TransitRoot(options).prepare().await?;
-            }
-        }
+        RootKekSource::Transit { .. } | RootKekSource::Pkcs11 { .. } => match spec_of(config, source)? {
+            RootSpec::Transit(options) => TransitRoot(options).prepare().await?,
+            RootSpec::Pkcs11(options) => Pkcs11Root(options).prepare().await?,
+            _ => {}
+        },
         _ => {}
     }
     Ok(())
@@ -196,7 +218,9 @@ impl RootSource for ConfiguredRoots {
 
     fn outage_ms(&self, present: &[u8; 16]) -> Option<i64> {
         match self.known.lock().get(present)? {
-            RootKekSource::Transit { outage_h, .. } if *outage_h > 0 => Some(i64::from(*outage_h) * 3_600_000),
+            RootKekSource::Transit { outage_h, .. } | RootKekSource::Pkcs11 { outage_h, .. } if *outage_h > 0 => {
+                Some(i64::from(*outage_h) * 3_600_000)
+            }
             _ => None,
         }
     }

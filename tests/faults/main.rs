@@ -14,6 +14,7 @@ mod backup;
 mod credentials;
 mod disks;
 mod doctor;
+mod hsm;
 mod kill;
 mod lost;
 mod memory;

@@ -1,0 +1,397 @@
+//! Root keys in a hardware security module: the real program against SoftHSM, a token of its own for each test, behind
+//! a module of our own (`shim.c`) that counts calls, fails and kills. A missing SoftHSM is an error, never a skipped test.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use pii_vault::config::{Config, RootKekSource};
+use pii_vault::grpc::pb;
+use pii_vault::ids::TenantNo;
+use pii_vault::receipt::rotation::{Fate, RotationRecord};
+use pii_vault::server::Node;
+use serde_json::Value as Json;
+use tonic::Code;
+
+use crate::harness::*;
+use crate::net::*;
+
+const PIN: &str = "5678";
+const SESSION_COUNT: &str = "177";
+const DEVICE_ERROR: &str = "48";
+const DEVICE_REMOVED: &str = "50";
+
+/// A directory with a token named `vault` and the module before it.
+pub struct Hsm {
+    dir: PathBuf,
+}
+
+impl Hsm {
+    pub fn new(dir: &Path) -> Hsm {
+        let hsm = Hsm { dir: dir.to_owned() };
+        hsm.token("tokens");
+        private(&hsm.path("pin"), PIN);
+        private(&hsm.path("wrong-pin"), "0000");
+        hsm.order("");
+        let places = ["/usr/lib/softhsm/libsofthsm2.so", "/usr/lib64/softhsm/libsofthsm2.so"];
+        let softhsm = places.iter().find(|place| Path::new(place).exists());
+        let softhsm = softhsm.unwrap_or_else(|| panic!("SoftHSM's module is in none of {places:?}: install softhsm2"));
+        let made = Command::new("cc")
+            .args(["-shared", "-fPIC", &format!("-DMODULE=\"{softhsm}\""), "-o"])
+            .arg(hsm.path("module.so"))
+            .args([concat!(env!("CARGO_MANIFEST_DIR"), "/tests/faults/shim.c"), "-ldl"])
+            .output()
+            .expect("cc: install gcc");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        hsm
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// A directory of tokens with one named `vault` in it.
+    pub fn token(&self, name: &str) {
+        let (tokens, conf) = (self.path(name), self.path(&format!("{name}.conf")));
+        std::fs::create_dir(&tokens).unwrap();
+        std::fs::write(&conf, format!("directories.tokendir = {}\nobjectstore.backend = file\n", tokens.display()))
+            .unwrap();
+        let made = Command::new("softhsm2-util")
+            .args(["--init-token", "--free", "--label", "vault", "--so-pin", "12345678", "--pin", PIN])
+            .env("SOFTHSM2_CONF", conf)
+            .output()
+            .expect("softhsm2-util: install softhsm2");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    }
+
+    /// What the module does from now on: `CALL NTH WHAT`, see `shim.c`.
+    pub fn order(&self, orders: &str) {
+        std::fs::write(self.path("orders"), orders).unwrap();
+    }
+
+    /// How often the module was called so since the last question.
+    pub fn calls(&self, name: &str) -> usize {
+        let log = std::fs::read_to_string(self.path("orders.log")).unwrap_or_default();
+        log.lines().filter(|line| *line == name).count()
+    }
+
+    pub fn forget_calls(&self) {
+        let _ = std::fs::remove_file(self.path("orders.log"));
+    }
+
+    /// What the module wants to find in the environment.
+    pub fn variables(&self, tokens: &str) -> [(&'static str, PathBuf); 2] {
+        [("SOFTHSM2_CONF", self.path(&format!("{tokens}.conf"))), ("HSM_ORDERS", self.path("orders"))]
+    }
+
+    pub fn source(&self, pin: &str, wait_s: u64) -> RootKekSource {
+        RootKekSource::Pkcs11 {
+            module: self.path("module.so"),
+            token: "vault".into(),
+            key: "pii-vault".into(),
+            pin_file: Some(self.path(pin)),
+            pin_credential: None,
+            timeout_ms: 5_000,
+            wait_s,
+            outage_h: 2,
+            file: "pkcs11.json".into(),
+        }
+    }
+}
+
+pub fn private(path: &Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+fn free_port() -> std::net::SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// A vault whose program runs with a module.
+struct Place {
+    _dir: tempfile::TempDir,
+    hsm: Hsm,
+    config: Config,
+}
+
+impl Place {
+    fn new() -> Place {
+        let dir = tempfile::tempdir().unwrap();
+        let hsm = Hsm::new(dir.path());
+        let mut config = config(dir.path());
+        (config.listen.address, config.ops.address) = (free_port(), free_port());
+        config.root_kek = Some(hsm.source("pin", 1));
+        let place = Place { _dir: dir, hsm, config };
+        let operator = place.hsm.path("operator.key").display().to_string();
+        let (made, told) = place.run("tokens", &["init", "--without-recovery", "--operator-key-file", &operator]);
+        assert!(made, "{told}");
+        place
+    }
+
+    fn command(&self, tokens: &str, args: &[&str]) -> Command {
+        let (path, next) = (self.hsm.path("pii-vault.toml"), self.hsm.path("next.toml"));
+        // A program that is starting may be reading the one that is there.
+        std::fs::write(&next, toml::to_string(&self.config).unwrap()).unwrap();
+        std::fs::rename(&next, &path).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pii-vault"));
+        command.args(args).arg("--config").arg(path).envs(self.hsm.variables(tokens));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs on this machine, to its end; whether it ended well, and what it said.
+    fn run(&self, tokens: &str, args: &[&str]) -> (bool, String) {
+        let done = self.command(tokens, args).output().unwrap();
+        let told = [done.stdout, done.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        (done.status.success(), told.concat())
+    }
+
+    fn serve(&self) -> Served<'_> {
+        let child = self.command("tokens", &["serve"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut served = Served { place: self, child };
+        let begun = Instant::now();
+        while !self.run("tokens", &["healthcheck"]).0 {
+            assert_eq!(served.child.try_wait().unwrap(), None, "the server ended");
+            assert!(begun.elapsed() < Duration::from_secs(60), "it does not get ready");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        served
+    }
+
+    /// The start is refused; what is said.
+    fn refused(&self, tokens: &str) -> String {
+        let (ended, told) = self.run(tokens, &["serve"]);
+        assert!(!ended, "{told}");
+        told
+    }
+}
+
+struct Served<'a> {
+    place: &'a Place,
+    child: Child,
+}
+
+impl Served<'_> {
+    fn call(&self, args: &[&str]) -> Json {
+        let hsm = &self.place.hsm;
+        let server = format!("http://{}", self.place.config.listen.address);
+        let key = hsm.path("operator.key").display().to_string();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pii-vault"));
+        command.args(args).args(["--json", "--yes", "--server", &server, "--credential-file", &key]);
+        let done = command.env("HOME", &hsm.dir).output().unwrap();
+        assert!(done.status.success(), "{args:?}: {}", String::from_utf8_lossy(&done.stderr));
+        serde_json::from_slice(&done.stdout).unwrap_or_else(|e| panic!("{args:?}: {e}"))
+    }
+
+    fn provider(&self) -> Json {
+        self.call(&["keys", "status", "--seal"])["seal"]["root_provider"].clone()
+    }
+}
+
+impl Drop for Served<'_> {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_root_key_lives_in_a_module_and_dies_with_its_object() {
+    let mut place = Place::new();
+    let keeper = place.config.keeper.paths[0].clone();
+    let stored = std::fs::read_to_string(keeper.join("pkcs11.json")).expect("the ciphertext beside the keeper");
+    assert!(stored.contains("pii-vault pkcs11 root key v1") && !stored.contains(PIN));
+    // Another token of that name has no such object; no token at all is waited for.
+    place.hsm.token("others");
+    let told = place.refused("others");
+    assert!(told.contains("key object is not in the token"), "{told}");
+    std::fs::create_dir(place.hsm.path("none")).unwrap();
+    let none = format!("directories.tokendir = {}\n", place.hsm.path("none").display());
+    std::fs::write(place.hsm.path("none.conf"), none).unwrap();
+    let told = place.refused("none");
+    assert!(told.contains("no token of that label"), "{told}");
+
+    let hardware = place.config.root_kek.clone();
+    let file = RootKekSource::File { path: place.hsm.path("next.key") };
+    {
+        let served = place.serve();
+        assert_eq!(served.provider(), "pkcs11");
+        drop(served);
+        place.config.root_kek_next = Some(file.clone());
+        let mut served = place.serve();
+        let moved = served.call(&["keys", "move", "--to", "file", "--wait"]);
+        assert_eq!(moved["state"], "OPERATION_STATE_SUCCEEDED", "{moved}");
+        let records = served.call(&["keys", "records"]);
+        let record = &records["rotations"][0]["body"];
+        assert_eq!((&record["kind"], &record["fate"]), (&"root".into(), &"destroyed".into()), "{record}");
+        assert_eq!((&record["from"]["provider"], &record["to"]["provider"]), (&"pkcs11".into(), &"file".into()));
+        assert_eq!(served.provider(), "file");
+        let ended = Command::new("kill").args(["-TERM", &served.child.id().to_string()]).status().unwrap();
+        assert!(ended.success());
+        assert!(served.child.wait().unwrap().success(), "with the module's library in it");
+    }
+    // With a copy of the ciphertext from before the token has nothing that opens it.
+    assert!(!keeper.join("pkcs11.json").exists());
+    private(&keeper.join("pkcs11.json"), &stored);
+    (place.config.root_kek, place.config.root_kek_next) = (hardware, None);
+    let told = place.refused("tokens");
+    assert!(told.contains("key object is not in the token"), "{told}");
+    place.config.root_kek = Some(file);
+    assert_eq!(place.serve().provider(), "file");
+}
+
+#[test]
+fn a_start_waits_for_what_passes_and_never_tries_a_refused_pin_again() {
+    let mut place = Place::new();
+    // Once: a token locks itself after a few.
+    place.config.root_kek = Some(place.hsm.source("wrong-pin", 3));
+    place.hsm.forget_calls();
+    let told = place.refused("tokens");
+    assert!(told.contains("PIN is not right") && !told.contains("0000"), "{told}");
+    assert_eq!(place.hsm.calls("Login"), 1);
+    place.config.root_kek = Some(place.hsm.source("pin", 2));
+    // What may pass is tried until the time is over, and named.
+    for (order, says) in [
+        (format!("OpenSession 0 {SESSION_COUNT}"), "no session free"),
+        (format!("Login 0 {DEVICE_ERROR}"), "DeviceError"),
+        (format!("Decrypt 0 {DEVICE_REMOVED}"), "not there any more"),
+    ] {
+        place.hsm.order(&order);
+        place.hsm.forget_calls();
+        let told = place.refused("tokens");
+        assert!(told.contains(says), "{order}: {told}");
+        assert!(place.hsm.calls("OpenSession") > 2, "{order}");
+    }
+    // One that does not return does not hold up the end.
+    place.hsm.order("OpenSession 0 stall");
+    if let Some(RootKekSource::Pkcs11 { timeout_ms, .. }) = &mut place.config.root_kek {
+        *timeout_ms = 300;
+    }
+    let begun = Instant::now();
+    let told = place.refused("tokens");
+    assert!(told.contains("too slow") || told.contains("has not returned"), "{told}");
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    // What the module refuses is not tried again.
+    place.config.root_kek = Some(place.hsm.source("pin", 30));
+    place.hsm.order("Decrypt 0 64");
+    place.hsm.forget_calls();
+    let told = place.refused("tokens");
+    assert!(told.contains("EncryptedDataInvalid") && place.hsm.calls("OpenSession") == 1, "{told}");
+    // The first three find no session; then one is free.
+    let three = (1..=3).map(|nth| format!("OpenSession {nth} {SESSION_COUNT}\n")).collect::<String>();
+    place.hsm.order(&three);
+    assert_eq!(place.serve().provider(), "pkcs11");
+}
+
+#[test]
+fn a_root_key_moves_into_a_module_and_the_module_is_lost() {
+    alone("hsm::moved_into_a_module_that_is_lost");
+}
+
+/// Runs one of the tests below in a process of its own, whose module finds its token by the environment.
+fn alone(name: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let hsm = Hsm::new(dir.path());
+    let done = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--ignored", "--nocapture"])
+        .envs(hsm.variables("tokens"))
+        .env("HSM_DIR", dir.path())
+        .output()
+        .unwrap();
+    let told = [done.stdout, done.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    assert!(done.status.success() && told.contains("1 passed"), "{told}");
+}
+
+/// The module of such a process.
+fn given() -> Hsm {
+    Hsm { dir: std::env::var_os("HSM_DIR").expect("started by another test").into() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a process that another test starts"]
+async fn moved_into_a_module_that_is_lost() {
+    let hsm = given();
+    let test = TestVault::with(|config| config.root_kek_next = Some(hsm.source("pin", 0))).await;
+    let running = Running::over(test).await;
+    let tenant = running.test.tenant("jina", JINA).await;
+    let app = running.key(tenant, "app").await;
+    let operator = running.operator_key("root").await;
+    let mut keys = pb::key_service_client::KeyServiceClient::new(running.channel.clone());
+    let go = |provider: &str| pb::RotateKeysRequest {
+        kind: pb::KeyKind::Root as i32,
+        provider: provider.into(),
+        ..Default::default()
+    };
+    let vault = running.test.node.vault.clone();
+    let own = vault.job_call(vault.tenant(TenantNo::VAULT).unwrap());
+    // Without a session there is no next key, and nothing begins.
+    hsm.order(&format!("OpenSession 0 {SESSION_COUNT}"));
+    let refused = keys.rotate_keys(with(&operator, go("pkcs11"))).await.unwrap_err();
+    assert_eq!(reason(&refused), "ROOT_KEY_UNAVAILABLE", "{refused}");
+    hsm.order("");
+    keys.rotate_keys(with(&operator, go("pkcs11"))).await.expect("move");
+    vault.go_on_rotations(&own, 10_000).await.expect("it ends");
+    assert_eq!(vault.root_provider(), "pkcs11");
+    let list = pb::ListRotationsRequest::default();
+    let records = keys.list_rotations(with(&operator, list)).await.expect("list").into_inner().rotations;
+    let record = RotationRecord::verify(&records[0].record, &vault.receipt_keys()).expect("verifies").record;
+    assert_eq!((record.from.provider.as_deref(), record.to.provider.as_deref()), (Some("file"), Some("pkcs11")));
+    assert_eq!(record.fate, Fate::Destroyed, "the old file");
+
+    let put = async |subject: &str| {
+        let mut records = pb::record_service_client::RecordServiceClient::new(running.channel.clone());
+        let values = vec![text_value(NAME, "Jane Roe")];
+        let put = pb::PutFieldsRequest {
+            subject: subject.into(),
+            values,
+            context: for_purpose(SERVICE),
+            ..Default::default()
+        };
+        records.put_fields(with(&app, put)).await
+    };
+    assert!(vault.watch_root().await);
+    // Gone in the middle: from memory, for its time and not longer.
+    hsm.order(&format!("OpenSession 0 {DEVICE_REMOVED}"));
+    assert!(vault.watch_root().await);
+    put("during").await.expect("served from memory");
+    running.test.clock.advance_ms(2 * 3_600_000 - 1_000);
+    assert!(vault.watch_root().await);
+    running.test.clock.advance_ms(1_000);
+    assert!(!vault.watch_root().await, "for two hours");
+    let refused = put("too-late").await.unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "SEALED"));
+    hsm.order("");
+    assert!(vault.watch_root().await);
+    put("back").await.expect("served again");
+    // The PIN was changed on the token: asked for again and again, it is tried once.
+    private(&hsm.path("pin"), "9999");
+    hsm.forget_calls();
+    for _ in 0..4 {
+        assert!(vault.watch_root().await);
+    }
+    assert_eq!(hsm.calls("Login"), 1, "a token locks itself");
+    private(&hsm.path("pin"), PIN);
+    assert!(vault.watch_root().await);
+    // For good: away to another provider, without it. Its key is said to be unused, not destroyed.
+    let mut config = running.test.config.clone();
+    drop((vault, own));
+    let test = running.stop().await;
+    let operator = test.operator();
+    test.node.close().await;
+    (config.root_kek, config.root_kek_next) =
+        (config.root_kek_next, Some(RootKekSource::File { path: hsm.path("after.key") }));
+    let node = Node::open(&config, test.clock.clone()).await.expect("open");
+    let own = node.vault.call(operator, node.vault.tenant(TenantNo::VAULT).unwrap());
+    hsm.order(&format!("OpenSession 0 {DEVICE_REMOVED}"));
+    node.vault.rotate_kek(&own, Some("file"), None).await.expect("move");
+    node.vault.go_on_rotations(&own, 10_000).await.expect("it ends");
+    assert_eq!(node.vault.root_provider(), "file");
+    let rotations = node.vault.list_rotations(&own, None, 10).await.expect("list");
+    let record =
+        RotationRecord::verify(&rotations.rows[0].record, &node.vault.receipt_keys()).expect("verifies").record;
+    assert_eq!(record.fate, Fate::Unused, "nobody could destroy it");
+    drop(own);
+    node.close().await;
+}
