@@ -150,7 +150,15 @@ impl Sink {
         })
     }
 
-    /// Hands entries on; when this returns they are with the receiver's machine, or on the disk.
+    /// Puts on the disk what was written to a file.
+    fn settle(&mut self) -> Result<(), CliError> {
+        match self {
+            Sink::File(file, what, _) => file.sync_data().map_err(CliError::io(what.clone())),
+            Sink::Output(..) | Sink::Syslog { .. } | Sink::Otlp(_) => Ok(()),
+        }
+    }
+
+    /// Hands entries on; when this returns they are with the receiver's machine, or written.
     async fn take(&mut self, entries: &[pb::AuditEntry]) -> Result<(), CliError> {
         match self {
             Sink::Output(out, form) => {
@@ -161,8 +169,7 @@ impl Sink {
             Sink::File(file, what, form) => {
                 let mut bytes = Vec::with_capacity(entries.len() * LINE);
                 form.lines(entries, &mut bytes);
-                let write = file.write_all(&bytes).and_then(|()| file.sync_data());
-                write.map_err(CliError::io(what.clone()))
+                file.write_all(&bytes).map_err(CliError::io(what.clone()))
             }
             Sink::Otlp(otlp) => otlp.take(entries).await,
             Sink::Syslog { to, host, tenant } => {
@@ -214,12 +221,7 @@ pub async fn forward(s: &Session, a: Forward) -> Result<(), CliError> {
     let mut wait = WAITS.0;
     loop {
         let (changes, reads) = (cursor.changes, cursor.reads);
-        let mut kept = cursor.clone();
-        let handed = hand_on(s, &a, &mut cursor, &mut kept).await;
-        if kept != cursor {
-            cursor.write(&a.cursor)?;
-        }
-        match handed {
+        match hand_on(s, &a, &mut cursor).await {
             Ok(()) if a.once => return Ok(()),
             // The server closes.
             Ok(()) => {}
@@ -232,9 +234,40 @@ pub async fn forward(s: &Session, a: Forward) -> Result<(), CliError> {
     }
 }
 
-/// Hands on what comes, until the streams end or something fails. `kept` is the cursor as the file has it.
-async fn hand_on(s: &Session, a: &Forward, cursor: &mut Cursor, kept: &mut Cursor) -> Result<(), CliError> {
+/// How far entries were handed on, and how far the file has it.
+struct Progress<'a> {
+    cursor: &'a mut Cursor,
+    kept: Cursor,
+    path: &'a Path,
+}
+
+impl Progress<'_> {
+    fn is_kept(&self) -> bool {
+        self.kept == *self.cursor
+    }
+
+    /// Writes the cursor, once what it covers is on the disk.
+    fn keep(&mut self, sink: &mut Sink) -> Result<(), CliError> {
+        if !self.is_kept() {
+            sink.settle()?;
+            self.cursor.write(self.path)?;
+            self.kept.clone_from(self.cursor);
+        }
+        Ok(())
+    }
+}
+
+/// Hands on what comes, until the streams end or something fails.
+async fn hand_on(s: &Session, a: &Forward, cursor: &mut Cursor) -> Result<(), CliError> {
     let mut sink = Sink::open(a, s.out, &cursor.tenant)?;
+    let mut progress = Progress { kept: cursor.clone(), cursor, path: &a.cursor };
+    let handed = follow(s, a, &mut sink, &mut progress).await;
+    // After an error, too: what was taken need not come again.
+    progress.keep(&mut sink)?;
+    handed
+}
+
+async fn follow(s: &Session, a: &Forward, sink: &mut Sink, progress: &mut Progress<'_>) -> Result<(), CliError> {
     let mut streams = Vec::new();
     for chain in [pb::AuditChain::Changes, pb::AuditChain::Reads] {
         if a.chain.is_some_and(|only| only != chain as i32) {
@@ -242,7 +275,7 @@ async fn hand_on(s: &Session, a: &Forward, cursor: &mut Cursor, kept: &mut Curso
         }
         let request = pb::FollowEntriesRequest {
             chain: chain as i32,
-            start_position: *cursor.of(chain) + 1,
+            start_position: *progress.cursor.of(chain) + 1,
             tenant: s.tenant(),
             until_now: a.once,
         };
@@ -253,13 +286,12 @@ async fn hand_on(s: &Session, a: &Forward, cursor: &mut Cursor, kept: &mut Curso
     let clock = SystemClock::new();
     let mut due = clock.monotonic();
     loop {
-        let next = match kept == cursor {
+        let next = match progress.is_kept() {
             true => entries.next().await,
             false => match tokio::time::timeout(REMEMBER, entries.next()).await {
                 Ok(next) => next,
                 Err(_) => {
-                    cursor.write(&a.cursor)?;
-                    kept.clone_from(cursor);
+                    progress.keep(sink)?;
                     continue;
                 }
             },
@@ -268,11 +300,10 @@ async fn hand_on(s: &Session, a: &Forward, cursor: &mut Cursor, kept: &mut Curso
         let message = message?;
         sink.take(&message.entries).await?;
         if let Some(last) = message.entries.last() {
-            *cursor.of(chain) = last.position;
+            *progress.cursor.of(chain) = last.position;
         }
         if clock.monotonic() >= due {
-            cursor.write(&a.cursor)?;
-            kept.clone_from(cursor);
+            progress.keep(sink)?;
             due = clock.monotonic() + REMEMBER;
         }
     }

@@ -218,7 +218,8 @@ impl Bench {
         if wanted(Group::Argon2) {
             run.argon2()?;
         }
-        if !self.only.iter().all(|group| *group == Group::Argon2) || self.only.is_empty() {
+        let alone = |group: &Group| matches!(group, Group::Argon2 | Group::Audit);
+        if !self.only.iter().all(alone) || self.only.is_empty() {
             run.load().await?;
         }
         if wanted(Group::Reads) {
