@@ -156,6 +156,7 @@ impl Bench {
             window: Duration::from_millis(window.into()),
             connections: 4,
             in_flight: 64,
+            smoke: self.smoke,
             core: Some(os::cores()).filter(|cores| *cores > 1).map(|cores| cores - 1),
         }
     }

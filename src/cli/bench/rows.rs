@@ -41,6 +41,8 @@ pub struct Plan {
     pub window: Duration,
     pub connections: usize,
     pub in_flight: usize,
+    /// Only to see that everything works: nothing that takes its time by the clock is waited for.
+    pub smoke: bool,
     /// Core of the server under test and of its floor; the client has the others. `None`: there is one core only.
     pub core: Option<usize>,
 }

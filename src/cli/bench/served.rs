@@ -263,7 +263,9 @@ impl Served {
                 self.tenants(number("count")).await?;
                 Ok(json!({ "seconds": took(&self.clock) }))
             }
-            "rotate" => self.rotate(request["kind"].as_str().unwrap_or_default()).await,
+            "rotate" => {
+                self.rotate(request["kind"].as_str().unwrap_or_default(), request["first_pass_only"] == true).await
+            }
             "rotate on" => {
                 let turn = self.rotate_on().await?;
                 *self.turn.lock() = Some(turn);
