@@ -2,10 +2,10 @@
 //! reference, refused value, malformed name); afterwards they are looked for in the log at its most talkative, in the
 //! metrics, in the errors and in every file, raw, in base64 and in hexadecimal.
 
-#[path = "it/harness.rs"]
+#[path = "harness.rs"]
 #[allow(dead_code)] // the other binary uses the rest
 mod harness;
-#[path = "it/net.rs"]
+#[path = "net.rs"]
 #[allow(dead_code)] // the same
 mod net;
 
