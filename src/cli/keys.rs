@@ -62,10 +62,11 @@ into root_kek afterwards.
 
 Examples:
   pii-vault keys move --to transit --wait
+  pii-vault keys move --to aws-kms --wait
   pii-vault keys move --to credential --wait"
     )]
     Move {
-        /// Kind of the provider: file, environment, credential, passphrase, transit, pkcs11
+        /// Kind of the provider: file, environment, credential, passphrase, transit, pkcs11, aws-kms
         #[arg(long, value_name = "PROVIDER")]
         to: String,
         /// Wait until it is finished

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::keyring::root::aws_kms;
+
 /// Where the root KEK comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "provider", rename_all = "lowercase", deny_unknown_fields)]
@@ -83,6 +85,30 @@ pub enum RootKekSource {
         #[serde(default = "pkcs11_file")]
         file: String,
     },
+    /// A random key that AWS KMS encrypts: decrypted by it at each start. Only in a program built with the feature `aws-kms`.
+    #[serde(rename = "aws-kms")]
+    AwsKms {
+        /// Id, ARN or alias (`alias/NAME`) of a symmetric key.
+        key: String,
+        region: String,
+        /// What the encryption context `pii-vault:vault` says; a key policy can require it. Never changed afterwards.
+        vault: String,
+        /// Another endpoint than the region's; plain `http` on loopback only.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        endpoint: Option<String>,
+        /// Of one request.
+        #[serde(default = "transit_timeout")]
+        timeout_ms: u64,
+        /// How long a start goes on trying.
+        #[serde(default = "transit_wait")]
+        wait_s: u64,
+        /// Hours that the vault serves from memory while KMS does not answer; 0: for ever.
+        #[serde(default)]
+        outage_h: u32,
+        /// Name of the file with the encrypted key in the first keeper directory; a next one needs another name.
+        #[serde(default = "aws_kms_file")]
+        file: String,
+    },
     /// A passphrase that a start puts together from k of n shares (`pii-vault keys split`). It waits until enough are there.
     Shares {
         /// Where the holders put their files, `*.share` of mode 0600; best in memory (`/run`).
@@ -108,6 +134,9 @@ fn transit_timeout() -> u64 {
 fn transit_wait() -> u64 {
     60
 }
+fn aws_kms_file() -> String {
+    "aws-kms.json".into()
+}
 fn transit_file() -> String {
     "transit.json".into()
 }
@@ -124,6 +153,7 @@ impl RootKekSource {
             }
             (RootKekSource::Transit { file: one, .. }, RootKekSource::Transit { file: two, .. }) => one == two,
             (RootKekSource::Pkcs11 { file: one, .. }, RootKekSource::Pkcs11 { file: two, .. }) => one == two,
+            (RootKekSource::AwsKms { file: one, .. }, RootKekSource::AwsKms { file: two, .. }) => one == two,
             _ => self == other,
         }
     }
@@ -143,6 +173,22 @@ impl RootKekSource {
                 true => None,
                 false => Some(("root_kek.directory", "is an absolute path, wait_s at most a year".into())),
             },
+            RootKekSource::AwsKms { .. } if !cfg!(feature = "aws-kms") => {
+                Some(("root_kek.provider", format!("is aws-kms, but {}", aws_kms::NOT_BUILT_IN)))
+            }
+            RootKekSource::AwsKms { key, region, vault, endpoint, timeout_ms, wait_s, .. } => {
+                let clear = |endpoint: &str| !endpoint.starts_with("https://") && !aws_kms::is_loopback(endpoint);
+                if [key, region, vault].iter().any(|text| text.is_empty() || text.len() > 2_048) {
+                    return Some(("root_kek.key", "key, region and vault each say something".into()));
+                }
+                if endpoint.as_deref().is_some_and(clear) {
+                    return Some(("root_kek.endpoint", "is a URL: https://host, or http on loopback".into()));
+                }
+                if !(10..=600_000).contains(timeout_ms) || *wait_s > 86_400 {
+                    return Some(("root_kek.timeout_ms", "is from 10 to 600000, wait_s at most 86400".into()));
+                }
+                None
+            }
             RootKekSource::Transit { address, token_file, timeout_ms, wait_s, .. } => {
                 if !address.starts_with("https://") && !address.starts_with("http://") {
                     return Some(("root_kek.address", "is a URL: https://host:port".into()));

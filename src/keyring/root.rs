@@ -1,6 +1,7 @@
 //! Where the root KEK comes from: a file, the environment, a systemd credential, a passphrase or its shares, a transit
-//! engine, a hardware security module. Never from the data.
+//! engine, a hardware security module, AWS KMS. Never from the data.
 
+pub mod aws_kms;
 pub mod pkcs11;
 pub mod shares;
 pub mod transit;
@@ -121,6 +122,8 @@ pub enum RootSpec {
     Passphrase { source: PassphraseSource, params: PathBuf },
     /// A random key that a transit engine opens.
     Transit(transit::TransitOptions),
+    /// A random key that AWS KMS opens.
+    AwsKms(aws_kms::AwsKmsOptions),
     /// Argon2id over a passphrase that is put together from shares.
     Shares(shares::SharesOptions),
     /// A random key that a hardware security module opens.
@@ -136,6 +139,7 @@ impl RootSpec {
             RootSpec::Credential { name } => Box::new(CredentialRoot(name)),
             RootSpec::Passphrase { source, params } => Box::new(PassphraseRoot { source, params }),
             RootSpec::Transit(options) => Box::new(transit::TransitRoot(options)),
+            RootSpec::AwsKms(options) => Box::new(aws_kms::AwsKmsRoot(options)),
             RootSpec::Shares(options) => Box::new(shares::SharesRoot(options)),
             RootSpec::Pkcs11(options) => Box::new(pkcs11::Pkcs11Root(options)),
         }

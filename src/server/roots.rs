@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use crate::config::{Config, RootKekSource};
 use crate::crypto::keys::RootKek;
+use crate::keyring::root::aws_kms::{AwsKmsOptions, AwsKmsRoot};
 use crate::keyring::root::pkcs11::{PinSource, Pkcs11Options, Pkcs11Root};
 use crate::keyring::root::shares::SharesOptions;
 use crate::keyring::root::transit::{TransitOptions, TransitRoot};
@@ -54,6 +55,17 @@ fn spec_of(config: &Config, source: &RootKekSource) -> Result<RootSpec, NodeErro
                 file: params_path(config, Some(&file))?,
             })
         }
+        RootKekSource::AwsKms { key, region, vault, endpoint, timeout_ms, wait_s, file, .. } => {
+            RootSpec::AwsKms(AwsKmsOptions {
+                key,
+                region,
+                vault,
+                endpoint,
+                timeout: Duration::from_millis(timeout_ms),
+                wait: Duration::from_secs(wait_s),
+                file: params_path(config, Some(&file))?,
+            })
+        }
         RootKekSource::Shares { directory, wait_s, params } => RootSpec::Shares(SharesOptions {
             directory,
             wait: Duration::from_secs(wait_s),
@@ -84,6 +96,7 @@ fn provider_name(source: &RootKekSource) -> &'static str {
         RootKekSource::Credential { .. } => "credential",
         RootKekSource::Passphrase { .. } => "passphrase",
         RootKekSource::Transit { .. } => "transit",
+        RootKekSource::AwsKms { .. } => "aws-kms",
         RootKekSource::Shares { .. } => "shares",
         RootKekSource::Pkcs11 { .. } => "pkcs11",
     }
@@ -91,7 +104,8 @@ fn provider_name(source: &RootKekSource) -> &'static str {
 
 /// Whether it is on another machine, or in another device.
 fn is_elsewhere(source: &RootKekSource) -> bool {
-    matches!(source, RootKekSource::Transit { .. } | RootKekSource::Pkcs11 { .. })
+    use RootKekSource::{AwsKms, Pkcs11, Transit};
+    matches!(source, Transit { .. } | Pkcs11 { .. } | AwsKms { .. })
 }
 
 /// The same, waiting at most so long for what is not there.
@@ -100,6 +114,10 @@ fn within(spec: RootSpec, most: Duration) -> RootSpec {
         RootSpec::Transit(mut options) => {
             options.wait = options.wait.min(most);
             RootSpec::Transit(options)
+        }
+        RootSpec::AwsKms(mut options) => {
+            options.wait = options.wait.min(most);
+            RootSpec::AwsKms(options)
         }
         RootSpec::Shares(mut options) => {
             options.wait = options.wait.min(most);
@@ -140,11 +158,14 @@ async fn prepare(config: &Config, source: &RootKekSource) -> Result<(), NodeErro
                 PassphraseParams::generate(PassphraseParams::COST).create(&path)?;
             }
         }
-        RootKekSource::Transit { .. } | RootKekSource::Pkcs11 { .. } => match spec_of(config, source)? {
-            RootSpec::Transit(options) => TransitRoot(options).prepare().await?,
-            RootSpec::Pkcs11(options) => Pkcs11Root(options).prepare().await?,
-            _ => {}
-        },
+        RootKekSource::Transit { .. } | RootKekSource::Pkcs11 { .. } | RootKekSource::AwsKms { .. } => {
+            match spec_of(config, source)? {
+                RootSpec::Transit(options) => TransitRoot(options).prepare().await?,
+                RootSpec::Pkcs11(options) => Pkcs11Root(options).prepare().await?,
+                RootSpec::AwsKms(options) => AwsKmsRoot(options).prepare().await?,
+                _ => {}
+            }
+        }
         _ => {}
     }
     Ok(())
@@ -218,7 +239,11 @@ impl RootSource for ConfiguredRoots {
 
     fn outage_ms(&self, present: &[u8; 16]) -> Option<i64> {
         match self.known.lock().get(present)? {
-            RootKekSource::Transit { outage_h, .. } | RootKekSource::Pkcs11 { outage_h, .. } if *outage_h > 0 => {
+            RootKekSource::Transit { outage_h, .. }
+            | RootKekSource::Pkcs11 { outage_h, .. }
+            | RootKekSource::AwsKms { outage_h, .. }
+                if *outage_h > 0 =>
+            {
                 Some(i64::from(*outage_h) * 3_600_000)
             }
             _ => None,

@@ -9,6 +9,7 @@ mod api_keys;
 mod approval;
 mod audit_access;
 mod audit_loss;
+mod aws_kms;
 mod backup;
 mod bulk;
 mod codes;
