@@ -18,6 +18,7 @@ mod hsm;
 mod kill;
 mod lost;
 mod memory;
+mod rotations;
 mod runbook;
 mod sandbox;
 mod server;

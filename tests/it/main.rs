@@ -39,6 +39,7 @@ mod reseal;
 mod restore;
 mod rights;
 mod rotation;
+mod rotation_beside;
 mod rules;
 mod schedule;
 mod since;
