@@ -17,7 +17,7 @@ use crate::recovery::layout;
 use crate::recovery::restore::{Found, Keys, Report, RestoreError, Target, Wanted, stage, take_place};
 use crate::recovery::swapping;
 use crate::server::node::{Node, NodeError, places, private_dir, vault_options};
-use crate::server::roots::{prepare_root, root_spec};
+use crate::server::roots::{ConfiguredRoots, prepare_root, root_spec};
 use crate::storage::sqlite::lock;
 
 /// What is asked for.
@@ -84,15 +84,22 @@ pub async fn restore(
     let at = |source| RestoreFailed::Path { path: config.data_dir.clone(), source };
     let mut alone = Some(not_running(&config.data_dir)?);
     swapping::finish(&places).map_err(at)?;
-    let kek = if request.dry_run {
-        // What only counts wraps no root: it makes no root key, and does not need one.
-        root_spec(config)?.provider().load().await.unwrap_or_else(|_| RootKek::generate())
-    } else {
-        config.keeper.paths.iter().try_for_each(|path| private_dir(path))?;
-        prepare_root(config).await?;
-        root_spec(config)?.provider().load().await.map_err(NodeError::from)?
+    let known = if request.ignore_keeper { None } else { under(config).await? };
+    let (kek, mut kept) = match known {
+        Some(known) => known,
+        None => {
+            let kek = if request.dry_run {
+                // What only counts wraps no root: it makes no root key, and does not need one.
+                root_spec(config)?.provider().load().await.unwrap_or_else(|_| RootKek::generate())
+            } else {
+                config.keeper.paths.iter().try_for_each(|path| private_dir(path))?;
+                prepare_root(config).await?;
+                root_spec(config)?.provider().load().await.map_err(NodeError::from)?
+            };
+            let kept = if request.ignore_keeper { Kept::default() } else { kept(config, &kek).await? };
+            (kek, kept)
+        }
     };
-    let mut kept = if request.ignore_keeper { Kept::default() } else { kept(config, &kek).await? };
     let mut public_keys = request.public_keys;
     public_keys.extend(kept.signing.iter().map(Signing::public));
     if public_keys.is_empty() {
@@ -151,6 +158,18 @@ pub async fn restore(
 /// Keeps every other process from opening the vault, until it is dropped.
 fn not_running(data_dir: &Path) -> Result<File, RestoreFailed> {
     lock(&data_dir.join(layout::DATABASE)).map_err(|_| RestoreFailed::Running)
+}
+
+/// The root key that the keeper is under, and what it tells: after a rotation that is the next one of the configuration.
+async fn under(config: &Config) -> Result<Option<(RootKek, Kept)>, RestoreFailed> {
+    let Ok((keks, _)) = ConfiguredRoots::load(config).await else { return Ok(None) };
+    for kek in keks {
+        let kept = kept(config, &kek).await?;
+        if kept.signing.is_some() {
+            return Ok(Some((kek, kept)));
+        }
+    }
+    Ok(None)
 }
 
 /// Signing key, anchor and ledger of a keeper that is still there; under another root KEK, the ledger alone.
