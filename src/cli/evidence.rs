@@ -107,7 +107,8 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> CliError {
 }
 
 impl Folder {
-    fn new(path: &Path) -> Result<Self, CliError> {
+    /// Where it is written first; neither may be there.
+    fn part_of(path: &Path) -> Result<PathBuf, CliError> {
         let mut name =
             path.file_name().ok_or_else(|| CliError::Usage("--output: not a folder's name".into()))?.to_owned();
         name.push(".part");
@@ -120,6 +121,11 @@ impl Folder {
                 )));
             }
         }
+        Ok(part)
+    }
+
+    fn new(path: &Path) -> Result<Self, CliError> {
+        let part = Self::part_of(path)?;
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&part).map_err(at(&part))?;
         Ok(Folder { path: path.to_owned(), part, open: None, files: 0 })
     }
@@ -166,6 +172,7 @@ impl Folder {
 /// `evidence`
 pub async fn evidence(s: &Session, a: Evidence) -> Result<(), CliError> {
     let output = a.output.ok_or_else(|| CliError::Usage("--output: say where".into()))?;
+    Folder::part_of(&output)?;
     let mut drills = Vec::new();
     for path in &a.drill_files {
         drills.push(trim(&fs::read(path).map_err(at(path))?).to_vec().into());

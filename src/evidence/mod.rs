@@ -115,7 +115,7 @@ impl Part {
             Part::Reads => "checkpoints of the audit of reads, likewise",
             Part::Signers => "public keys that the vault ever signed with, each signed by the one before",
             Part::Sbom => "software that the program was built from (CycloneDX)",
-            Part::Configuration => "settings of the vault, without places of secrets",
+            Part::Configuration => "settings of the vault; no secret is among them",
             Part::Drill => "report of a restore that was tried, signed",
         }
     }
@@ -384,7 +384,7 @@ pub const LIMITS: [&str; 7] = [
      entries themselves, on the vault.",
     "That the public key is the vault's: get it from the operator by another way than the bundle.",
     "That inventory, settings, policies and list of software are true: they are what the vault said when it signed.",
-    "That a line of the list of software is inside the program: the list is of all crates that its build locked, for every \
+    "That each line of the list of software is inside the program: the list is of all crates that its build locked, for every \
      target, feature, test and build step. It does not name the compiler or the C code that crates bring along.",
     "What a receipt or a report says itself that it does not reach.",
 ];

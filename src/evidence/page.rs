@@ -28,6 +28,8 @@ pub struct Page<'a> {
     pub settings: &'a Settings,
     /// Crates in the list of software.
     pub components: u64,
+    /// SHA-256 of the program's file, hexadecimal, where the server could read it.
+    pub program: Option<&'a str>,
     pub left_out: &'a [LeftOut],
 }
 
@@ -176,7 +178,18 @@ fn more(out: &mut String, shown: usize, all: u64, path: &str) {
 }
 
 fn keys(out: &mut String, lines: &[KeyLine]) {
-    let heads = ["Key", "Version", "State", "Made", "Period (days)", "Rotate by", "Most seals", "Keys", "Left to move"];
+    let heads = [
+        "Key",
+        "What it is for",
+        "Version",
+        "State",
+        "Made",
+        "Period (days)",
+        "Rotate by",
+        "Most seals",
+        "Keys",
+        "Left to move",
+    ];
     let or = |text: &Option<String>| text.as_deref().map_or(String::new(), |text| day(text).to_owned());
     let number = |n: u64| if n == 0 { String::new() } else { n.to_string() };
     table(
@@ -185,6 +198,7 @@ fn keys(out: &mut String, lines: &[KeyLine]) {
         lines.iter().map(|key| {
             vec![
                 key.kind.clone(),
+                purpose(&key.kind).into(),
                 number(key.version),
                 key.state.clone(),
                 or(&key.made_at),
@@ -196,6 +210,24 @@ fn keys(out: &mut String, lines: &[KeyLine]) {
             ]
         }),
     );
+}
+
+/// What a key is for, in words of somebody who never saw the vault.
+fn purpose(kind: &str) -> &'static str {
+    match kind {
+        "root" => "wraps every tenant's root; comes from outside the vault",
+        "tenant-root" => "top of the tenant's tree; replaced and destroyed with every erasure",
+        "tree" => "nodes between the root and the data keys",
+        "data" => "one for each person and class: what values are encrypted with",
+        "expiry" => "one for each class and day: dropped when what ends that day has ended",
+        "index" => "finds equal values without storing them; replaced after an erasure of something searchable",
+        "digest" => "names people in the database; lives as long as the tenant",
+        "password-pepper" => "without it a password's hash cannot be tried",
+        "access-key-pepper" => "the same for access keys",
+        "page-token" => "seals where a list goes on",
+        "signing" => "signs receipts, records, checkpoints and this folder",
+        _ => "",
+    }
 }
 
 /// The page.
@@ -252,7 +284,7 @@ pub fn page(p: &Page<'_>) -> Vec<u8> {
         let _ = write!(out, "<li>Not in it: {}, because {}</li>", text(&one.what), text(&one.why));
     }
     for limit in LIMITS {
-        let _ = write!(out, "<li>{}</li>", text(limit));
+        let _ = write!(out, "<li>Not proven: {}</li>", text(limit));
     }
     out += "</ul><h2>What was promised, and what is true</h2>";
     match p.report {
@@ -360,12 +392,22 @@ pub fn page(p: &Page<'_>) -> Vec<u8> {
         &mut out,
         &["Setting", "Value"],
         p.settings.settings.iter().map(|(key, value)| {
-            let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            let value = match value {
+                serde_json::Value::String(text) => text.clone(),
+                serde_json::Value::Array(list) => {
+                    list.iter().filter_map(|one| one.as_str()).collect::<Vec<_>>().join(", ")
+                }
+                other => other.to_string(),
+            };
             vec![key.clone(), value]
         }),
     );
     out += "<h2>Software</h2>";
     paragraph(&mut out, &format!("{SBOM} names {} crates with their checksums (CycloneDX 1.5).", p.components));
+    if let Some(sha256) = p.program {
+        let words = "The program that made this folder has the SHA-256";
+        paragraph(&mut out, &format!("{words} {sha256}; compare it with the file on the vault's machine."));
+    }
     out += "</body></html>\n";
     out.into_bytes()
 }
@@ -410,6 +452,7 @@ mod tests {
             drills: &[],
             settings: &Settings { whole: false, settings: BTreeMap::new() },
             components: 7,
+            program: None,
             left_out: &[LeftOut { what: "drills & more".into(), why: "nobody asked".into() }],
         });
         let page = String::from_utf8(page).unwrap();

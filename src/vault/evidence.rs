@@ -6,7 +6,7 @@
 //! operator's key gets.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
@@ -322,7 +322,8 @@ impl Evidence {
         };
         let settings = Settings { whole: self.about.operator, settings };
         out.file(CONFIGURATION, &Sheet::write(&self.about, settings.clone())).await?;
-        let (software, components) = sbom();
+        let program = program_sha256().await;
+        let (software, components) = sbom(program.as_deref());
         out.file(SBOM, &software).await?;
         if let Some(file) = out.files.last_mut() {
             file.items = components;
@@ -342,6 +343,7 @@ impl Evidence {
             drills: &drills,
             settings: &settings,
             components,
+            program: program.as_deref(),
             left_out: &self.left_out,
         });
         out.file(crate::evidence::PAGE, &shown).await?;
@@ -558,6 +560,23 @@ impl Evidence {
         };
         Ok(Inventory { tenant, vault: own })
     }
+}
+
+/// SHA-256 of the program that runs, read once; `None` where it cannot be read.
+async fn program_sha256() -> Option<String> {
+    static KNOWN: OnceLock<Option<String>> = OnceLock::new();
+    let read = || {
+        let mut file = std::fs::File::open("/proc/self/exe").ok()?;
+        let (mut hash, mut buffer) = (Sha256::new(), vec![0; 256 << 10]);
+        loop {
+            match std::io::Read::read(&mut file, &mut buffer).ok()? {
+                0 => return Some(HEXLOWER.encode(&hash.finalize())),
+                read => hash.update(&buffer[..read]),
+            }
+        }
+    };
+    let known = tokio::task::spawn_blocking(move || KNOWN.get_or_init(read).clone());
+    known.await.ok().flatten()
 }
 
 fn signer_lines(vault: &Vault) -> Vec<SignerLine> {

@@ -214,6 +214,13 @@ async fn je19_a_bundle_verifies_with_the_public_key_alone() {
         }
     }
 
+    // The list of software says which program it is about: the one that runs.
+    let software: serde_json::Value = serde_json::from_slice(&files[SBOM]).unwrap();
+    let program = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+    let sha256 = data_encoding::HEXLOWER.encode(&Sha256::digest(&program));
+    assert_eq!(software["metadata"]["component"]["hashes"][0]["content"], sha256);
+    assert!(page.contains(&sha256));
+
     // A part of the time: one day's erasure, and the checkpoints around it.
     let (from, to) = (START.plus_days(2), START.plus_days(3));
     let ask = pb::ExportEvidenceRequest { start_time: at(from), end_time: at(to), ..Default::default() };
