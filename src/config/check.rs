@@ -2,6 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use super::root_kek::pin;
 use super::{Config, Profile, RootKekSource};
 use crate::causes::causes;
 use crate::grpc::tls::TlsState;
@@ -45,6 +46,18 @@ impl Config {
             }
             if self.keeper.paths[..i].iter().any(|other| real(other) == real(path)) {
                 bad(&key, "is named twice");
+            }
+        }
+
+        if let Some(token) = &self.keeper.token {
+            if !token.module.is_absolute() || !token.module.is_file() {
+                bad("keeper.token.module", "is the absolute path of the module's library");
+            }
+            if token.token.is_empty() || token.token.len() > 32 || token.key.is_empty() || token.key.len() > 64 {
+                bad("keeper.token", "has 1 to 32 bytes, the key's label 1 to 64");
+            }
+            if let Some(rule) = pin(token.pin_file.as_deref(), token.pin_credential.as_deref()) {
+                bad("keeper.token", &rule);
             }
         }
 

@@ -478,7 +478,7 @@ mod tests {
         std::fs::set_permissions(&kek, std::fs::Permissions::from_mode(0o600)).unwrap();
         Config {
             data_dir: dir.join("data"),
-            keeper: KeeperConfig { paths: vec![dir.join("keeper")] },
+            keeper: KeeperConfig { paths: vec![dir.join("keeper")], token: None },
             root_kek: Some(RootKekSource::File { path: kek }),
             ..Config::default()
         }

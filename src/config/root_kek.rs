@@ -208,13 +208,18 @@ impl RootKekSource {
                 if !(10..=600_000).contains(timeout_ms) || *wait_s > 86_400 {
                     return Some(("root_kek.timeout_ms", "is from 10 to 600000, wait_s at most 86400".into()));
                 }
-                match (pin_file, pin_credential) {
-                    (Some(path), None) => secret_file(path).map(|rule| ("root_kek.pin_file", rule)),
-                    (None, Some(name)) => credential(name).map(|rule| ("root_kek.pin_credential", rule)),
-                    _ => Some(("root_kek", "needs exactly one of pin_file, pin_credential".into())),
-                }
+                pin(pin_file.as_deref(), pin_credential.as_deref()).map(|rule| ("root_kek", rule))
             }
         }
+    }
+}
+
+/// What is wrong with where a token's PIN is.
+pub(super) fn pin(file: Option<&Path>, of_systemd: Option<&str>) -> Option<String> {
+    match (file, of_systemd) {
+        (Some(path), None) => secret_file(path).map(|rule| format!("pin_file {rule}")),
+        (None, Some(name)) => credential(name),
+        _ => Some("needs exactly one of pin_file, pin_credential".into()),
     }
 }
 

@@ -23,6 +23,38 @@ pub enum Profile {
 pub struct KeeperConfig {
     /// Directories of 1 to 3 replicas, on different disks; not under `data_dir`.
     pub paths: Vec<PathBuf>,
+    /// A token whose key objects guard the roots in those files and die with them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<KeeperToken>,
+}
+
+/// A token of a hardware security module, for the keeper.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeeperToken {
+    /// The module's library, an absolute path.
+    pub module: PathBuf,
+    /// Label of the token.
+    pub token: String,
+    /// First word of the labels of the key objects that the vault makes and destroys.
+    #[serde(default = "keeper_key")]
+    pub key: String,
+    /// File of mode 0600 with the user's PIN. Exactly one of the two places.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pin_file: Option<PathBuf>,
+    /// Name of a systemd credential with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pin_credential: Option<String>,
+    /// How long a start goes on trying a token that is not there.
+    #[serde(default = "keeper_wait")]
+    pub wait_s: u64,
+}
+
+fn keeper_key() -> String {
+    "pii-vault-keeper".into()
+}
+fn keeper_wait() -> u64 {
+    60
 }
 
 /// The gRPC port.

@@ -210,6 +210,20 @@ impl Token {
         Ok(self.session().find_objects(&template)?.first().copied())
     }
 
+    /// Ids of all keys of that label.
+    pub fn ids(&self, label: &str) -> Result<Vec<Vec<u8>>, TokenError> {
+        let template = [Attribute::Class(ObjectClass::SECRET_KEY), Attribute::Label(label.as_bytes().to_vec())];
+        let mut out = Vec::new();
+        for key in self.session().find_objects(&template)? {
+            for found in self.session().get_attributes(key, &[AttributeType::Id])? {
+                if let Attribute::Id(id) = found {
+                    out.push(id);
+                }
+            }
+        }
+        Ok(out)
+    }
+
     /// AES-256-GCM: ciphertext and tag.
     pub fn seal(&self, key: ObjectHandle, nonce: [u8; NONCE], aad: &[u8], plain: &[u8]) -> Result<Vec<u8>, TokenError> {
         let mut nonce = nonce;

@@ -26,7 +26,7 @@ use crate::ids::*;
 use crate::keyring::archive::file::file_name;
 use crate::keyring::archive::setting::SETTING;
 use crate::keyring::archive::{Archive, ArchiveError};
-use crate::keyring::keeper::{FileKeeper, Keeper, KeeperError, OwnBlock, seal_signing};
+use crate::keyring::keeper::{FileKeeper, Guard, Keeper, KeeperError, OwnBlock, media, seal_signing};
 use crate::keyring::ledger::LedgerHead;
 use crate::keyring::rebuild::{KeySource, Rebuild, RebuildError};
 use crate::keyring::{KeyArchive, Keyring, KeyringError, KeyringOptions, RecoverySetting};
@@ -80,6 +80,8 @@ pub struct Wanted {
 /// The vault that is made.
 pub struct Target {
     pub places: Places,
+    /// What guards the keeper's roots beside its files.
+    pub guard: Option<Guard>,
     pub kek: RootKek,
     /// The signing key goes on where the keeper still has it.
     pub signing: Option<Signing>,
@@ -223,12 +225,12 @@ impl Found {
 pub async fn stage(wanted: &Wanted, target: &mut Target) -> Result<Report, RestoreError> {
     let found = Found::look(&wanted.from)?;
     let staging = target.places.staging();
-    target.places.clear().map_err(io_at(&staging))?;
+    target.places.clear(target.guard.as_ref()).map_err(io_at(&staging))?;
     private(&target.places.data_dir)?;
     let report = stage_in(wanted, target, &found, &staging).await;
     // Whatever goes wrong leaves nothing; a crash, which tests play, leaves it to the next start.
     if wanted.dry_run || !matches!(report, Ok(_) | Err(RestoreError::Stopped(_))) {
-        target.places.clear().map_err(io_at(&staging))?;
+        target.places.clear(target.guard.as_ref()).map_err(io_at(&staging))?;
     }
     report.map_err(|error| if error.full() { RestoreError::Full { path: staging } } else { error })
 }
@@ -253,7 +255,7 @@ impl RestoreError {
 pub fn take_place(target: &mut Target) -> Result<(), RestoreError> {
     let places = target.places.clone();
     places.decide().map_err(io_at(&places.data_dir))?;
-    places.carry_out(&mut target.point).map_err(io_at(&places.data_dir))
+    places.carry_out(target.guard.as_ref(), &mut target.point).map_err(io_at(&places.data_dir))
 }
 
 /// Everything but the last step.
@@ -590,7 +592,8 @@ async fn new_keeper(
 ) -> Result<Arc<Signing>, RestoreError> {
     let paths = target.places.staged_keepers();
     paths.iter().try_for_each(|path| private(path))?;
-    FileKeeper::create(&paths, vault)?;
+    let media = media(&paths, target.guard.as_ref());
+    FileKeeper::create_on(&media, vault)?;
     for path in &paths {
         // The signatures of old entries stay; new ones follow them under the key of now.
         let ledger = path.join("ledger.keeper");
@@ -598,7 +601,7 @@ async fn new_keeper(
         std::fs::copy(longest, &ledger).map_err(io_at(&ledger))?;
         std::fs::File::open(&ledger).and_then(|file| file.sync_all()).map_err(io_at(&ledger))?;
     }
-    let keeper = FileKeeper::open(&paths)?;
+    let keeper = FileKeeper::open_on(&media)?;
     let signing = Arc::new(target.signing.take().unwrap_or_else(Signing::generate));
     keeper.put_own(OwnBlock::Signing, &seal_signing(vault, &target.kek, &signing, None), 1).await?;
     keeper.unlock(signing.clone());
@@ -627,7 +630,8 @@ async fn finish(
     let clock = target.clock.clone();
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(SqliteOptions::new(staging.join(layout::DATABASE), vault))?);
     let until = noted_until(&*store).await?;
-    let keeper: Arc<dyn Keeper> = Arc::new(FileKeeper::open(&target.places.staged_keepers())?);
+    let keeper: Arc<dyn Keeper> =
+        Arc::new(FileKeeper::open_on(&media(&target.places.staged_keepers(), target.guard.as_ref()))?);
     let archive = KeyArchive::new(staging.join(layout::KEYS), vault, None, target.horizon_days, clock.clone());
     archive.put_setting(setting).map_err(KeyringError::from)?;
     let mut options = KeyringOptions::new(clock.clone());

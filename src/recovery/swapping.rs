@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::keyring::keeper::Guard;
 use crate::recovery::layout;
 
 /// Folder in the data directory, and in each keeper replica, where a restore is put together.
@@ -55,9 +56,12 @@ impl Places {
     }
 
     /// Removes what an earlier restore left that had not decided. Blocking.
-    pub fn clear(&self) -> io::Result<bool> {
+    pub fn clear(&self, guard: Option<&Guard>) -> io::Result<bool> {
         let mut found = false;
         for path in self.staged_keepers().iter().chain([&self.staging()]) {
+            if let Some(guard) = guard.filter(|_| path.exists()) {
+                guard.forget(path)?;
+            }
             found |= path.exists();
             gone(fs::remove_dir_all(path))?;
         }
@@ -80,7 +84,7 @@ impl Places {
     }
 
     /// Carries out what was decided; may be repeated until it ends. `point` is asked between the steps, for tests.
-    pub fn carry_out(&self, point: &mut dyn FnMut(&'static str) -> bool) -> io::Result<()> {
+    pub fn carry_out(&self, guard: Option<&Guard>, point: &mut dyn FnMut(&'static str) -> bool) -> io::Result<()> {
         let staging = self.staging();
         let replaced = self.data_dir.join(REPLACED);
         let mut at = |name| if point(name) { Ok(()) } else { Err(io::Error::other(format!("stopped at {name}"))) };
@@ -89,6 +93,10 @@ impl Places {
             for name in KEEPER {
                 let new = staged.join(name);
                 if new.exists() {
+                    if let Some(guard) = guard.filter(|_| name == KEEPER[0]) {
+                        guard.forget(live)?;
+                        at("keeper's objects destroyed")?;
+                    }
                     wipe(&live.join(name))?;
                     at("keeper wiped")?;
                     fs::rename(&new, live.join(name))?;
@@ -116,21 +124,21 @@ impl Places {
         }
         sync(&self.data_dir)?;
         at("database placed")?;
-        self.clear()?;
+        self.clear(guard)?;
         gone(fs::remove_file(self.decision()))?;
         sync(&self.data_dir)
     }
 }
 
 /// Completes or undoes what an interrupted restore left: at every start, before anything is opened. Blocking.
-pub fn finish(places: &Places) -> io::Result<Found> {
+pub fn finish(places: &Places, guard: Option<&Guard>) -> io::Result<Found> {
     match fs::read(places.decision()) {
         Ok(json) => {
             let decided: Places = serde_json::from_slice(&json).map_err(io::Error::other)?;
-            decided.carry_out(&mut |_| true)?;
+            decided.carry_out(guard, &mut |_| true)?;
             Ok(Found::Finished)
         }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => match places.clear()? {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => match places.clear(guard)? {
             true => Ok(Found::Undone),
             false => Ok(Found::Nothing),
         },
@@ -260,9 +268,9 @@ mod tests {
     fn what_had_not_decided_is_undone() {
         let dir = tempfile::tempdir().unwrap();
         let places = world(dir.path());
-        assert_eq!(finish(&places).unwrap(), Found::Undone);
+        assert_eq!(finish(&places, None).unwrap(), Found::Undone);
         reads(&places, "old");
-        assert_eq!(finish(&places).unwrap(), Found::Nothing);
+        assert_eq!(finish(&places, None).unwrap(), Found::Nothing);
     }
 
     #[test]
@@ -272,7 +280,7 @@ mod tests {
             let places = world(dir.path());
             places.decide().unwrap();
             let mut step = 0;
-            let stopped = places.carry_out(&mut |_| {
+            let stopped = places.carry_out(None, &mut |_| {
                 step += 1;
                 step <= stop
             });
@@ -280,12 +288,12 @@ mod tests {
                 assert!(stop >= 10, "{stop} steps");
                 break;
             }
-            assert_eq!(finish(&places).unwrap(), Found::Finished, "stopped at step {stop}");
+            assert_eq!(finish(&places, None).unwrap(), Found::Finished, "stopped at step {stop}");
             reads(&places, "new");
             assert!(!places.data_dir.join("vault.db-wal").exists(), "an old log beside the new database");
             assert_eq!(fs::read_to_string(places.data_dir.join(REPLACED).join("vault.db")).unwrap(), "old");
             assert!(!places.staging().exists() && !places.keepers[0].join(STAGING).exists());
-            assert_eq!(finish(&places).unwrap(), Found::Nothing);
+            assert_eq!(finish(&places, None).unwrap(), Found::Nothing);
         }
     }
 }

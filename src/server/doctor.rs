@@ -146,6 +146,9 @@ fn look(config: &Config, now: Timestamp) -> Vec<Finding> {
         let todo = "a second on another disk keeps the vault when that disk dies";
         found.push(Finding::new(Verdict::Doubtful, "keeper.paths", "there is one replica", todo));
     }
+    if config.keeper.token.as_ref().is_some_and(|token| is_soft(&token.module)) {
+        found.push(Finding::new(Verdict::Doubtful, "keeper.token", SOFT, "name the module of a real one"));
+    }
     found.extend(root_key(config));
     found.extend(network(config));
     found.extend(archives(&config.backups_dir(), now, i64::from(config.backup.horizon_days)));
@@ -187,12 +190,8 @@ fn keeper_todo(place: &PlaceFinding) -> &'static str {
 fn root_key(config: &Config) -> Option<Finding> {
     const TODO: &str = "use a systemd credential bound to the TPM, a passphrase, or a file on another disk";
     if let Some(RootKekSource::Pkcs11 { module, .. }) = &config.root_kek {
-        // By its name: a module says of itself what it likes.
-        let soft = module.file_name().is_some_and(|name| name.to_string_lossy().contains("softhsm"));
-        let because = "SoftHSM keeps its keys in files of this machine: for trying out, not a hardware security module";
-        let todo = "name the module of a real one";
-        let found = Finding::new(Verdict::Doubtful, "root_kek", because, todo).costing(&[Adversary::DiskThief]);
-        return soft.then_some(found);
+        let found = Finding::new(Verdict::Doubtful, "root_kek", SOFT, "name the module of a real one");
+        return is_soft(module).then(|| found.costing(&[Adversary::DiskThief]));
     }
     let Some(RootKekSource::File { path }) = &config.root_kek else { return None };
     let device = |path: &Path| std::fs::metadata(path).map(|meta| meta.dev()).ok();
@@ -204,6 +203,13 @@ fn root_key(config: &Config) -> Option<Finding> {
         return None;
     };
     Some(Finding::new(verdict, "root_kek", because, TODO).costing(&[Adversary::DiskThief]))
+}
+
+const SOFT: &str = "SoftHSM keeps its keys in files of this machine: for trying out, not a hardware security module";
+
+/// By its name: a module says of itself what it likes.
+fn is_soft(module: &Path) -> bool {
+    module.file_name().is_some_and(|name| name.to_string_lossy().contains("softhsm"))
 }
 
 fn network(config: &Config) -> Option<Finding> {

@@ -15,9 +15,10 @@ use crate::crypto::password::Argon2Cost;
 use crate::crypto::recovery::RecoveryRecipient;
 use crate::ids::*;
 use crate::keyring::archive::setting::SETTING;
-use crate::keyring::keeper::FileKeeper;
-use crate::keyring::keeper::{Keeper, KeeperError, ReplicaStatus};
+use crate::keyring::keeper::{FileKeeper, Guard, Keeper, KeeperError, ReplicaStatus, TokenObjects, media};
+use crate::keyring::root::pkcs11::PinSource;
 use crate::keyring::root::{RootError, RootSource};
+use crate::keyring::token::{TokenError, TokenOptions};
 use crate::keyring::{KeyArchive, Keyring, KeyringError, KeyringOptions, RecoverySetting};
 use crate::recovery::backups::Backups;
 use crate::recovery::data_archive::Sources;
@@ -74,6 +75,8 @@ pub enum NodeError {
     Root(#[from] RootError),
     #[error(transparent)]
     Keeper(#[from] KeeperError),
+    #[error("the keeper's token")]
+    KeeperToken(#[source] TokenError),
     #[error(transparent)]
     Keyring(#[from] KeyringError),
     #[error(transparent)]
@@ -102,6 +105,35 @@ fn database(config: &Config) -> PathBuf {
 pub(super) fn places(config: &Config) -> Places {
     let (data_dir, keepers) = (config.data_dir.clone(), config.keeper.paths.clone());
     Places { data_dir, keepers, backups: config.backups_dir() }
+}
+
+/// What guards the keeper's roots: the configured token, once it answers or `wait_s` is over.
+pub(super) async fn guard(config: &Config) -> Result<Option<Guard>, NodeError> {
+    let Some(from) = &config.keeper.token else { return Ok(None) };
+    let pin = match (&from.pin_file, &from.pin_credential) {
+        (Some(path), None) => PinSource::File(path.clone()),
+        (None, Some(name)) => PinSource::Credential(name.clone()),
+        _ => return Err(RootError::Form { rule: "exactly one of pin_file, pin_credential" }.into()),
+    };
+    let options = TokenOptions { module: from.module.clone(), label: from.token.clone() };
+    let objects = Arc::new(TokenObjects::new(options, pin));
+    let (begun, mut pause) = (tokio::time::Instant::now(), Duration::from_millis(200));
+    loop {
+        let asked = objects.clone();
+        let ready = tokio::task::spawn_blocking(move || asked.ready()).await;
+        let error = match ready {
+            Ok(Ok(())) => return Ok(Some(Guard { objects, label: from.key.clone() })),
+            Ok(Err(error)) => error,
+            Err(_) => TokenError::Refused { what: "interrupted".into() },
+        };
+        let over = begun.elapsed() + pause > Duration::from_secs(from.wait_s);
+        if over || matches!(error, TokenError::Refused { .. }) {
+            return Err(NodeError::KeeperToken(error));
+        }
+        tracing::warn!(%error, "the keeper's token does not answer: trying again");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(5));
+    }
 }
 
 fn audit_dir(config: &Config) -> PathBuf {
@@ -213,8 +245,9 @@ pub async fn init(
     let (mut keks, roots) = ConfiguredRoots::load(config).await?;
     let kek = keks.swap_remove(0);
     let vault = VaultId(crate::crypto::random::bytes());
-    FileKeeper::create(&config.keeper.paths, vault).map_err(NodeError::from)?;
-    let keeper: Arc<dyn Keeper> = Arc::new(FileKeeper::open(&config.keeper.paths).map_err(NodeError::from)?);
+    let media = media(&config.keeper.paths, guard(config).await?.as_ref());
+    FileKeeper::create_on(&media, vault).map_err(NodeError::from)?;
+    let keeper: Arc<dyn Keeper> = Arc::new(FileKeeper::open_on(&media).map_err(NodeError::from)?);
     let options = sqlite_options(config, vault).create();
     let store: Arc<dyn Store> = Arc::new(SqliteStore::open(options).map_err(NodeError::from)?);
     let row = TenantRow {
@@ -249,8 +282,7 @@ pub async fn add_replicas(config: &Config, clock: Arc<dyn Clock>) -> Result<Vec<
     for path in &config.keeper.paths {
         private_dir(path)?;
     }
-    let paths = config.keeper.paths.clone();
-    let keeper = FileKeeper::join(&paths)?;
+    let keeper = FileKeeper::join_on(&media(&config.keeper.paths, guard(config).await?.as_ref()))?;
     drop(keeper);
     // Opening tidies: whoever lacks a present root gets it, older ones are overwritten.
     let node = Node::open(config, clock).await?;
@@ -273,9 +305,9 @@ async fn put_recovery_setting(store: &dyn Store, ring: &Keyring, setting: &Recov
 }
 
 /// Completes or undoes a restore that was interrupted. Nobody else has the vault open.
-fn finish_restore(config: &Config) -> Result<(), NodeError> {
+fn finish_restore(config: &Config, guard: Option<&Guard>) -> Result<(), NodeError> {
     let at = |source| NodeError::Path { path: config.data_dir.clone(), source };
-    match swapping::finish(&places(config)).map_err(at)? {
+    match swapping::finish(&places(config), guard).map_err(at)? {
         Found::Nothing => {}
         Found::Undone => tracing::warn!("a restore that was interrupted was removed: the vault is as it was"),
         Found::Finished => tracing::warn!("a restore that was interrupted was finished"),
@@ -335,9 +367,10 @@ impl Node {
     /// Also answers whether a loss of the read audit is there to be noted.
     async fn open_with(config: &Config, clock: Arc<dyn Clock>, accept_loss: bool) -> Result<(Node, bool), NodeError> {
         let path = database(config);
+        let guard = guard(config).await?;
         if config.data_dir.exists() {
             let _alone = lock(&path)?;
-            finish_restore(config)?;
+            finish_restore(config, guard.as_ref())?;
         }
         if !path.exists() {
             return Err(NodeError::NoVault { path: config.data_dir.clone() });
@@ -346,7 +379,7 @@ impl Node {
             return Err(NodeError::NoKeeper);
         }
         let (keks, roots) = ConfiguredRoots::load(config).await?;
-        let keeper: Arc<dyn Keeper> = Arc::new(FileKeeper::open(&config.keeper.paths)?);
+        let keeper: Arc<dyn Keeper> = Arc::new(FileKeeper::open_on(&media(&config.keeper.paths, guard.as_ref()))?);
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(sqlite_options(config, keeper.vault()))?);
         let recovery = store.object(TenantNo::VAULT, ObjectKind::Setting, SETTING.to_vec()).await?;
         let options = keyring_options(config, keeper.vault(), recovery.map(|row| row.body), clock.clone());

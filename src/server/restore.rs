@@ -10,13 +10,13 @@ use crate::config::Config;
 use crate::crypto::keys::RootKek;
 use crate::crypto::recovery::RecoveryIdentity;
 use crate::crypto::sign::Signing;
-use crate::keyring::keeper::{Anchor, FileKeeper, Keeper, KeeperError, OwnBlock, open_signing};
+use crate::keyring::keeper::{Anchor, FileKeeper, Guard, Keeper, KeeperError, OwnBlock, media, open_signing};
 use crate::keyring::ledger::LedgerHead;
 use crate::recovery::catalogue;
 use crate::recovery::layout;
 use crate::recovery::restore::{Found, Keys, Report, RestoreError, Target, Wanted, stage, take_place};
 use crate::recovery::swapping;
-use crate::server::node::{Node, NodeError, places, private_dir, vault_options};
+use crate::server::node::{Node, NodeError, guard, places, private_dir, vault_options};
 use crate::server::roots::{ConfiguredRoots, prepare_root, root_spec};
 use crate::storage::sqlite::lock;
 
@@ -83,8 +83,9 @@ pub async fn restore(
     private_dir(&config.data_dir)?;
     let at = |source| RestoreFailed::Path { path: config.data_dir.clone(), source };
     let mut alone = Some(not_running(&config.data_dir)?);
-    swapping::finish(&places).map_err(at)?;
-    let known = if request.ignore_keeper { None } else { under(config).await? };
+    let guard = guard(config).await?;
+    swapping::finish(&places, guard.as_ref()).map_err(at)?;
+    let known = if request.ignore_keeper { None } else { under(config, guard.as_ref()).await? };
     let (kek, mut kept) = match known {
         Some(known) => known,
         None => {
@@ -96,7 +97,7 @@ pub async fn restore(
                 prepare_root(config).await?;
                 root_spec(config)?.provider().load().await.map_err(NodeError::from)?
             };
-            let kept = if request.ignore_keeper { Kept::default() } else { kept(config, &kek).await? };
+            let kept = if request.ignore_keeper { Kept::default() } else { kept(config, guard.as_ref(), &kek).await? };
             (kek, kept)
         }
     };
@@ -135,6 +136,7 @@ pub async fn restore(
     };
     let mut target = Target {
         places,
+        guard: guard.clone(),
         kek,
         signing: kept.signing.take(),
         horizon_days: config.backup.horizon_days,
@@ -161,10 +163,10 @@ fn not_running(data_dir: &Path) -> Result<File, RestoreFailed> {
 }
 
 /// The root key that the keeper is under, and what it tells: after a rotation that is the next one of the configuration.
-async fn under(config: &Config) -> Result<Option<(RootKek, Kept)>, RestoreFailed> {
+async fn under(config: &Config, guard: Option<&Guard>) -> Result<Option<(RootKek, Kept)>, RestoreFailed> {
     let Ok((keks, _)) = ConfiguredRoots::load(config).await else { return Ok(None) };
     for kek in keks {
-        let kept = kept(config, &kek).await?;
+        let kept = kept(config, guard, &kek).await?;
         if kept.signing.is_some() {
             return Ok(Some((kek, kept)));
         }
@@ -173,10 +175,10 @@ async fn under(config: &Config) -> Result<Option<(RootKek, Kept)>, RestoreFailed
 }
 
 /// Signing key, anchor and ledger of a keeper that is still there; under another root KEK, the ledger alone.
-async fn kept(config: &Config, kek: &RootKek) -> Result<Kept, RestoreFailed> {
+async fn kept(config: &Config, guard: Option<&Guard>, kek: &RootKek) -> Result<Kept, RestoreFailed> {
     let there = |dir: &PathBuf| dir.join("roots.keeper").exists();
     let Some(first) = config.keeper.paths.iter().find(|dir| there(dir)) else { return Ok(Kept::default()) };
-    let keeper = match FileKeeper::open(&config.keeper.paths) {
+    let keeper = match FileKeeper::open_on(&media(&config.keeper.paths, guard)) {
         Ok(keeper) => keeper,
         Err(KeeperError::InUse) => return Err(RestoreFailed::Running),
         Err(error) => return Err(RestoreFailed::Keeper(error)),

@@ -1,11 +1,12 @@
-//! Root keys in a hardware security module: the real program against SoftHSM, a token of its own for each test, behind
+//! Root keys and keepers in a hardware security module: the real program against SoftHSM, a token of its own for each test, behind
 //! a module of our own (`shim.c`) that counts calls, fails and kills. A missing SoftHSM is an error, never a skipped test.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use pii_vault::config::{Config, RootKekSource};
+use pb::erasure_service_client::ErasureServiceClient;
+use pii_vault::config::{Config, KeeperToken, RootKekSource};
 use pii_vault::grpc::pb;
 use pii_vault::ids::TenantNo;
 use pii_vault::receipt::rotation::{Fate, RotationRecord};
@@ -14,7 +15,9 @@ use serde_json::Value as Json;
 use tonic::Code;
 
 use crate::harness::*;
+use crate::lost::{erase, name, person, put};
 use crate::net::*;
+use crate::server;
 
 const PIN: &str = "5678";
 const SESSION_COUNT: &str = "177";
@@ -394,4 +397,150 @@ async fn moved_into_a_module_that_is_lost() {
     assert_eq!(record.fate, Fate::Unused, "nobody could destroy it");
     drop(own);
     node.close().await;
+}
+
+#[test]
+fn a_keeper_in_a_token_is_killed_at_every_call_of_its_module() {
+    alone("hsm::keeper_killed_at_every_call");
+}
+
+#[test]
+fn an_old_copy_beside_the_present_token_opens_nothing_that_was_erased() {
+    alone("hsm::old_copy_beside_the_present_token");
+}
+
+/// Key objects of the keeper in the token.
+fn objects(hsm: &Hsm) -> usize {
+    let token = std::fs::read_dir(hsm.path("tokens")).unwrap().next().unwrap().unwrap().path();
+    let names = std::fs::read_dir(token).unwrap().map(|entry| entry.unwrap().file_name());
+    names.filter(|name| name.to_string_lossy().ends_with(".object")).count()
+}
+
+async fn guarded_place(hsm: &Hsm) -> server::Place {
+    let dir = tempfile::tempdir().unwrap();
+    let recovery = dir.path().join("recovery.key").display().to_string();
+    let token = KeeperToken {
+        module: hsm.path("module.so"),
+        token: "vault".into(),
+        key: "keeper".into(),
+        pin_file: Some(hsm.path("pin")),
+        pin_credential: None,
+        wait_s: 1,
+    };
+    server::Place::changed(dir, 2, &["--recovery-out", &recovery], |config| config.keeper.token = Some(token)).await
+}
+
+fn gone<T: std::fmt::Debug>(answer: &Result<T, tonic::Status>) -> bool {
+    matches!(answer, Err(status) if reason(status) == "SUBJECT_ERASED")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a process that another test starts"]
+async fn keeper_killed_at_every_call() {
+    let hsm = given();
+    let place = guarded_place(&hsm).await;
+    let key = place.keys(1).await.remove(0);
+    let (server, _) = place.serve().await;
+    put(&server.channel, &key, 0..40).await;
+    let receipt = erase(&server.channel, &key, 0..1).await.remove(0);
+    let receipt = String::from_utf8_lossy(&receipt).into_owned();
+    assert!(receipt.contains("\"pkcs11\"") && receipt.contains("\"physical\""), "{receipt}");
+    let all = objects(&hsm);
+    server.stop();
+    let mut n = 1;
+    let erase_one = |n: usize| {
+        let erase = pb::EraseSubjectRequest { key: by_id(&person(n)), wait_final: true, ..Default::default() };
+        with(&key.text, erase)
+    };
+    for call in ["GenerateKey", "Encrypt", "FindObjectsInit", "Decrypt", "DestroyObject"] {
+        for when in ["before", "after"] {
+            let (server, _) = place.serve().await;
+            hsm.order(&format!("{call} 0 {when}"));
+            let mut erasures = ErasureServiceClient::new(server.channel.clone());
+            erasures.erase_subject(erase_one(n)).await.expect_err("it was killed");
+            server.ended();
+            hsm.order("");
+            let (server, _) = place.serve().await;
+            // Erased, or not yet: never in between, and nobody else is touched.
+            let found = name(&server.channel, &key, n).await;
+            assert!(found.is_ok() || gone(&found), "{call} {when}: {found:?}");
+            if found.is_ok() {
+                erase(&server.channel, &key, n..n + 1).await;
+            }
+            assert!(gone(&name(&server.channel, &key, n).await), "{call} {when}");
+            erase(&server.channel, &key, n + 1..n + 2).await;
+            assert_eq!(objects(&hsm), all, "{call} {when}: none is left behind");
+            assert!(name(&server.channel, &key, 39).await.is_ok(), "{call} {when}");
+            server.stop();
+            n += 2;
+        }
+    }
+    // Gone in the middle: erasures wait, reads go on, and it ends by itself when the token is back.
+    let (server, _) = place.serve().await;
+    hsm.order(&format!("GenerateKey 0 {DEVICE_ERROR}"));
+    let mut erasures = ErasureServiceClient::new(server.channel.clone());
+    let mut request = erase_one(n);
+    request.get_mut().wait_final = false;
+    let asked = erasures.erase_subject(request).await.expect("noted").into_inner().erasure.unwrap();
+    assert_eq!(asked.status(), pb::ErasureStatus::Pending);
+    assert!(name(&server.channel, &key, 39).await.is_ok());
+    assert!(name(&server.channel, &key, n).await.is_err(), "refused from then on");
+    hsm.order("");
+    let begun = Instant::now();
+    let erasure = asked.erasure;
+    loop {
+        let get = pb::GetErasureRequest { erasure: erasure.clone() };
+        let now = erasures.get_erasure(with(&key.text, get)).await.expect("there").into_inner().erasure.unwrap();
+        if now.status() == pb::ErasureStatus::Erased {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "it ends: {}", place.log());
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    server.stop();
+    // No token at the start: it waits for it, and says so.
+    hsm.order(&format!("OpenSession 0 {DEVICE_REMOVED}"));
+    let (ended, told) = place.try_program(&["serve"]);
+    assert!(ended != Some(0) && told.contains("keeper's token"), "{told}");
+    hsm.order("");
+    let (server, _) = place.serve().await;
+    assert!(name(&server.channel, &key, 39).await.is_ok());
+    server.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a process that another test starts"]
+async fn old_copy_beside_the_present_token() {
+    let hsm = given();
+    let place = guarded_place(&hsm).await;
+    let key = place.keys(1).await.remove(0);
+    let (server, _) = place.serve().await;
+    put(&server.channel, &key, 0..3).await;
+    server.stop();
+    let old = place.dir.path().join("old");
+    let mut config = place.config.clone();
+    let taken = |path: &Path| old.join(path.file_name().unwrap());
+    std::fs::create_dir(&old).unwrap();
+    for path in config.keeper.paths.iter().chain([&config.data_dir]) {
+        assert!(Command::new("cp").arg("-a").arg(path).arg(&old).status().unwrap().success());
+    }
+    config.keeper.paths = config.keeper.paths.iter().map(|path| taken(path)).collect();
+    config.data_dir = taken(&config.data_dir);
+    let (server, _) = place.serve().await;
+    erase(&server.channel, &key, 0..1).await;
+    server.stop();
+    let all = objects(&hsm);
+    match Node::open(&config, std::sync::Arc::new(pii_vault::clock::SystemClock::new())).await {
+        Ok(node) => {
+            let state = node.keyring.state(place.tenant);
+            assert_eq!(state, pii_vault::keyring::TenantKeyState::KeeperBehind);
+            node.close().await;
+        }
+        Err(error) => panic!("only the tenant is stopped: {error:#}"),
+    }
+    assert_eq!(objects(&hsm), all, "nothing of the present keeper was destroyed");
+    let (server, _) = place.serve().await;
+    assert!(gone(&name(&server.channel, &key, 0).await));
+    assert!(name(&server.channel, &key, 1).await.is_ok());
+    server.stop();
 }

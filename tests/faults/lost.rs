@@ -20,7 +20,7 @@ use crate::{Dice, rounds};
 
 const IP: u32 = 11;
 
-fn person(n: usize) -> String {
+pub fn person(n: usize) -> String {
     format!("usr_{n}")
 }
 
@@ -54,7 +54,7 @@ pub async fn erase(channel: &Channel, key: &Key, people: impl Iterator<Item = us
     receipts
 }
 
-async fn name(channel: &Channel, key: &Key, n: usize) -> Result<String, Status> {
+pub async fn name(channel: &Channel, key: &Key, n: usize) -> Result<String, Status> {
     let select = Some(pb::Selector { field_ids: vec![NAME], ..Default::default() });
     let get =
         pb::GetFieldsRequest { key: by_id(&person(n)), context: for_purpose(SERVICE), select, ..Default::default() };

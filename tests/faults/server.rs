@@ -58,7 +58,18 @@ impl Place {
 
     /// The same, with what `init` is told about the recovery key.
     pub async fn with(dir: tempfile::TempDir, replicas: usize, recovery: &[&str]) -> Place {
+        Self::changed(dir, replicas, recovery, |_| ()).await
+    }
+
+    /// The same with something else in the configuration.
+    pub async fn changed(
+        dir: tempfile::TempDir,
+        replicas: usize,
+        recovery: &[&str],
+        change: impl FnOnce(&mut Config),
+    ) -> Place {
         let mut config = config(dir.path());
+        change(&mut config);
         config.keeper.paths = (0..replicas).map(|n| dir.path().join(format!("keeper-{n}"))).collect();
         (config.listen.address, config.ops.address) = (free_port(), free_port());
         let mut place = Place { dir, config, tenant: TenantNo::VAULT, operator: String::new(), role: RoleNo(0) };
@@ -243,6 +254,11 @@ impl Server {
     /// As a power switch does to a process: SIGKILL, and waits until it is gone.
     pub fn kill(mut self) {
         self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Waits until it has ended by itself, as it was told elsewhere.
+    pub fn ended(mut self) {
         self.process.wait().unwrap();
     }
 

@@ -58,6 +58,7 @@ struct Shown {
 /// Tenant roots in files. Dropping it finishes what is queued and unlocks the files.
 pub struct FileKeeper {
     vault: VaultId,
+    guarded: bool,
     jobs: Option<Sender<Job>>,
     shown: Arc<Mutex<Shown>>,
     thread: Option<JoinHandle<()>>,
@@ -106,7 +107,7 @@ impl FileKeeper {
     }
 
     fn start(files: Files) -> Result<Self, KeeperError> {
-        let vault = files.vault();
+        let (vault, guarded) = (files.vault(), files.guarded());
         let shown = Arc::new(Mutex::new(Shown::default()));
         show(&files, &shown);
         let (jobs, queue) = crossbeam_channel::unbounded();
@@ -117,7 +118,7 @@ impl FileKeeper {
                 move || run(files, queue, &shown)
             })
             .map_err(|e| KeeperError::Io { what: e.to_string() })?;
-        Ok(FileKeeper { vault, jobs: Some(jobs), shown, thread: Some(thread) })
+        Ok(FileKeeper { vault, guarded, jobs: Some(jobs), shown, thread: Some(thread) })
     }
 
     fn send(&self, job: Job) -> Result<(), KeeperError> {
@@ -233,10 +234,10 @@ impl Keeper for FileKeeper {
         self.vault
     }
     fn kind(&self) -> &'static str {
-        "file"
+        if self.guarded { "pkcs11" } else { "file" }
     }
     fn assurance(&self) -> &'static str {
-        "logical"
+        if self.guarded { "physical" } else { "logical" }
     }
     fn unlock(&self, signing: Arc<Signing>) {
         // A closed keeper answers `Closed` to the append that would need the key.

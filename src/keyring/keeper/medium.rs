@@ -28,6 +28,10 @@ pub trait BlockFile: Send + Sync {
 pub trait Medium: Send + Sync {
     /// Where it is, for operators.
     fn place(&self) -> String;
+    /// Roots on it are sealed by keys of a hardware security module that die with them.
+    fn guarded(&self) -> bool {
+        false
+    }
     /// Opens and locks; `None` if it is not there. `WouldBlock` if another process has it.
     fn open(&self, name: &str) -> io::Result<Option<Arc<dyn BlockFile>>>;
     /// Makes the directory where needed, and a new, locked, empty file; never an existing one.

@@ -2,8 +2,10 @@
 
 pub mod block;
 mod file;
+mod guard;
 mod inspect;
 pub mod medium;
+mod objects;
 mod opening;
 mod own;
 mod peek;
@@ -13,6 +15,8 @@ mod replicas;
 pub mod sim;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_guard;
 mod turns;
 #[cfg(test)]
 mod vectors;
@@ -28,7 +32,9 @@ use crate::ids::{Generation, TenantNo, VaultId};
 use crate::keyring::ledger::{LedgerEntry, LedgerError, LedgerHead, LedgerReader};
 
 pub use file::FileKeeper;
+pub use guard::{Guard, media};
 pub use inspect::{Finding, inspect};
+pub use objects::TokenObjects;
 pub use own::{Anchor, Link, link_of, open_signing, seal_signing};
 pub use peek::peek_signing;
 

@@ -58,6 +58,10 @@ impl Files {
     pub fn vault(&self) -> VaultId {
         self.vault
     }
+    /// The roots of all replicas are guarded by a token.
+    pub fn guarded(&self) -> bool {
+        self.replicas.iter().all(|replica| replica.medium.guarded())
+    }
     pub fn head(&self) -> LedgerHead {
         self.head
     }

@@ -4,8 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
+use aes_gcm::aead::{Aead, KeyInit, Payload};
+use aes_gcm::{Aes256Gcm, Nonce};
 use parking_lot::Mutex;
+use zeroize::Zeroizing;
 
+use super::block::RECORD;
+use super::file::ROOTS;
+use super::guard::{self, Guard, GuardedMedium, ObjectId, Objects};
 use super::medium::{BlockFile, Medium};
 
 const SECTOR: usize = 512;
@@ -53,6 +59,15 @@ struct State {
     off: bool,
     /// (replica, fault, how many times yet)
     faults: Vec<(String, Fault, u32)>,
+    token: Option<SimToken>,
+}
+
+/// Key objects of a machine's token: each is there or not, at once and durably.
+#[derive(Clone, Default)]
+struct SimToken {
+    objects: BTreeMap<(String, ObjectId), [u8; 32]>,
+    /// Every block that was ever written to a replica's roots: what all copies of the files hold.
+    written: Vec<(String, u64, Vec<u8>)>,
 }
 
 /// A machine's disks; each replica is a directory on it. Clones are the same disk.
@@ -64,9 +79,48 @@ impl SimDisk {
         Self::default()
     }
 
+    /// One with a token, whose keys guard the roots on it.
+    pub fn guarded() -> Self {
+        let disk = Self::default();
+        disk.0.lock().token = Some(SimToken::default());
+        disk
+    }
+
     /// The directory of a replica.
     pub fn medium(&self, replica: &str) -> Arc<dyn Medium> {
-        Arc::new(SimMedium { disk: self.clone(), replica: replica.into() })
+        let plain = Arc::new(SimMedium { disk: self.clone(), replica: replica.into() });
+        match self.0.lock().token {
+            Some(_) => Arc::new(GuardedMedium::new(plain, self.guard())),
+            None => plain,
+        }
+    }
+
+    fn guard(&self) -> Guard {
+        Guard { objects: Arc::new(self.clone()), label: "sim".into() }
+    }
+
+    /// The same disk beside the token as `other` has it now: an old copy of the files, or another token.
+    pub fn beside_token_of(&self, other: &SimDisk) -> SimDisk {
+        let disk = self.copy();
+        let token = other.0.lock().token.clone();
+        disk.0.lock().token = token;
+        disk
+    }
+
+    /// How many key objects there are.
+    pub fn objects(&self) -> usize {
+        self.0.lock().token.as_ref().map_or(0, |token| token.objects.len())
+    }
+
+    /// Every root record that who holds all files ever written, and the present token, can have.
+    pub fn records(&self) -> Vec<[u8; RECORD]> {
+        let written = self.0.lock().token.as_ref().map(|token| token.written.clone());
+        let Some(written) = written else {
+            let bytes = self.all_bytes();
+            let chunks = bytes.iter().flat_map(|(_, bytes)| bytes.chunks_exact(RECORD));
+            return chunks.map(|record| record.try_into().expect("its length")).collect();
+        };
+        guard::readable(&self.guard(), &written)
     }
 
     /// Steps (writes, growths, syncs) so far.
@@ -139,7 +193,8 @@ impl SimDisk {
             }
             files.insert(name.clone(), Sim { view: bytes.clone(), durable: bytes, pending: Vec::new(), named: true });
         }
-        SimDisk(Arc::new(Mutex::new(State { files, ..State::default() })))
+        let token = state.token.clone();
+        SimDisk(Arc::new(Mutex::new(State { files, token, ..State::default() })))
     }
 
     /// An exact copy of what reads show now: a thief's copy, or an old backup.
@@ -153,7 +208,8 @@ impl SimDisk {
                 (name.clone(), Sim { view: bytes.clone(), durable: bytes, pending: Vec::new(), named: true })
             })
             .collect();
-        SimDisk(Arc::new(Mutex::new(State { files, ..State::default() })))
+        let token = state.token.clone();
+        SimDisk(Arc::new(Mutex::new(State { files, token, ..State::default() })))
     }
 
     /// Changes a file's bytes behind everyone's back.
@@ -234,6 +290,9 @@ impl State {
     }
 
     fn write(&mut self, name: &str, offset: usize, bytes: &[u8]) {
+        if let Some(token) = self.token.as_mut().filter(|_| name.ends_with(ROOTS)) {
+            token.written.push((name.into(), offset as u64, bytes.to_vec()));
+        }
         let sim = self.files.get_mut(name).expect("an open file is there");
         if sim.view.len() < offset + bytes.len() {
             sim.view.resize(offset + bytes.len(), 0);
@@ -250,6 +309,52 @@ impl State {
             }
             sim.durable[offset..offset + data.len()].copy_from_slice(&data);
         }
+    }
+}
+
+impl SimDisk {
+    fn with_token<T>(&self, act: impl FnOnce(&mut SimToken) -> T) -> io::Result<T> {
+        let mut state = self.0.lock();
+        state.check("token", Fault::Open)?;
+        Ok(act(state.token.as_mut().expect("a disk with a token")))
+    }
+
+    fn cipher(&self, label: &str, id: &ObjectId) -> io::Result<Option<Aes256Gcm>> {
+        let key = self.with_token(|token| token.objects.get(&(label.to_owned(), *id)).copied())?;
+        Ok(key.map(|key| Aes256Gcm::new(&key.into())))
+    }
+}
+
+impl Objects for SimDisk {
+    fn make(&self, label: &str, id: &ObjectId) -> io::Result<()> {
+        self.with_token(|token| token.objects.insert((label.into(), *id), crate::crypto::random::bytes()))?;
+        self.0.lock().step("token", "make", 0, 0)
+    }
+
+    fn seal(&self, label: &str, id: &ObjectId, nonce: [u8; 12], aad: &[u8], plain: &[u8]) -> io::Result<Vec<u8>> {
+        let cipher = self.cipher(label, id)?.ok_or_else(|| io::Error::other("no such object"))?;
+        cipher.encrypt(&Nonce::from(nonce), Payload { msg: plain, aad }).map_err(|_| io::Error::other("does not seal"))
+    }
+
+    fn unseal(
+        &self,
+        label: &str,
+        id: &ObjectId,
+        nonce: [u8; 12],
+        aad: &[u8],
+        sealed: &[u8],
+    ) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+        let opened = |cipher: Aes256Gcm| cipher.decrypt(&Nonce::from(nonce), Payload { msg: sealed, aad }).ok();
+        Ok(self.cipher(label, id)?.and_then(opened).map(Zeroizing::new))
+    }
+
+    fn list(&self, label: &str) -> io::Result<Vec<ObjectId>> {
+        self.with_token(|token| token.objects.keys().filter(|(other, _)| other == label).map(|(_, id)| *id).collect())
+    }
+
+    fn destroy(&self, label: &str, id: &ObjectId) -> io::Result<()> {
+        self.with_token(|token| token.objects.remove(&(label.into(), *id)))?;
+        self.0.lock().step("token", "destroy", 0, 0)
     }
 }
 

@@ -13,19 +13,19 @@ use crate::ids::{ClassNo, DekVersion, ObjectId, SubjectUid};
 use crate::keyring::ledger::LedgerKind;
 
 const VAULT: VaultId = VaultId([7; 16]);
-const T: TenantNo = TenantNo(1);
+pub(super) const T: TenantNo = TenantNo(1);
 const KEK: [u8; 16] = [1; 16];
-const NEW_KEK: [u8; 16] = [2; 16];
+pub(super) const NEW_KEK: [u8; 16] = [2; 16];
 
-fn run<F: std::future::Future>(future: F) -> F::Output {
+pub(super) fn run<F: std::future::Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
 }
 
-fn root(generation: u64) -> RootBlock {
+pub(super) fn root(generation: u64) -> RootBlock {
     under(generation, KEK)
 }
 
-fn under(generation: u64, kek: [u8; 16]) -> RootBlock {
+pub(super) fn under(generation: u64, kek: [u8; 16]) -> RootBlock {
     // The wrapped bytes tell a generation and KEK from all others.
     let wrapped = [generation as u8, kek[0]].repeat(30);
     RootBlock { tenant: T, generation: Generation(generation), kek, wrapped }
@@ -46,7 +46,7 @@ fn entry(uid: i64) -> LedgerEntry {
     }
 }
 
-fn media(disk: &SimDisk, names: &[&str]) -> Vec<Arc<dyn Medium>> {
+pub(super) fn media(disk: &SimDisk, names: &[&str]) -> Vec<Arc<dyn Medium>> {
     names.iter().map(|name| disk.medium(name)).collect()
 }
 
@@ -54,21 +54,24 @@ fn signing() -> Arc<Signing> {
     Arc::new(Signing::from_seed(&[5; 32]))
 }
 
-fn open(disk: &SimDisk, names: &[&str]) -> FileKeeper {
+pub(super) fn open(disk: &SimDisk, names: &[&str]) -> FileKeeper {
     let keeper = FileKeeper::open_on(&media(disk, names)).unwrap();
     keeper.unlock(signing());
     keeper
 }
 
 fn new_keeper(names: &[&str]) -> (SimDisk, FileKeeper) {
-    let disk = SimDisk::new();
+    keeper_on(SimDisk::new(), names)
+}
+
+pub(super) fn keeper_on(disk: SimDisk, names: &[&str]) -> (SimDisk, FileKeeper) {
     FileKeeper::create_on(&media(&disk, names), VAULT).unwrap();
     let keeper = open(&disk, names);
     (disk, keeper)
 }
 
 /// Generations found, with replica and slot.
-async fn found(keeper: &FileKeeper) -> Vec<(usize, u8, u64)> {
+pub(super) async fn found(keeper: &FileKeeper) -> Vec<(usize, u8, u64)> {
     let slots = keeper.read(T).await.unwrap();
     slots
         .found
@@ -610,9 +613,13 @@ async fn history(keeper: &FileKeeper) -> Acknowledged {
 /// T02 for the keeper alone: images after a power loss at each step hold everything acknowledged and no destroyed root.
 #[test]
 fn t02_power_loss_at_each_step_keeps_what_was_acknowledged() {
+    power_loss_at_each_step(SimDisk::new);
+}
+
+pub(super) fn power_loss_at_each_step(disk: fn() -> SimDisk) {
     let images = if std::env::var_os("PII_VAULT_FULL").is_some() { 150 } else { 6 };
     for names in [&["a"][..], &["a", "b"][..]] {
-        let (disk, keeper) = new_keeper(names);
+        let (disk, keeper) = keeper_on(disk(), names);
         drop(keeper);
         let start = disk.copy();
         let all = {

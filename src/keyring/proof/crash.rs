@@ -16,9 +16,11 @@ const ONE: ClassNo = ClassNo(1);
 
 #[tokio::test]
 async fn t06_crash_at_each_point_of_the_swap() {
-    for (n, point) in SwapPoint::ALL.into_iter().enumerate() {
+    for (n, point) in SwapPoint::ALL.into_iter().flat_map(|point| [point; 2]).enumerate() {
+        let (n, guarded) = (n / 2, n % 2 == 1);
         let mut dice = Dice::new(n as u64);
-        let mut world = World::new(1 + n % 2, None).await;
+        let replicas = 1 + n % 2;
+        let mut world = if guarded { World::guarded(replicas).await } else { World::new(replicas, None).await };
         for round in 0..count(8, 1_000) {
             world.create(1, &mut dice).await;
             let uid = world.create(2, &mut dice).await;
@@ -37,8 +39,16 @@ async fn t06_crash_at_each_point_of_the_swap() {
 
 #[tokio::test]
 async fn t06_power_loss_at_each_keeper_step() {
+    power_loss_at_each_keeper_step(World::new(2, None).await).await;
+}
+
+#[tokio::test]
+async fn t06_power_loss_at_each_step_of_a_keeper_in_a_token() {
+    power_loss_at_each_keeper_step(World::guarded(2).await).await;
+}
+
+async fn power_loss_at_each_keeper_step(mut world: World) {
     let mut dice = Dice::new(6);
-    let mut world = World::new(2, None).await;
     for _ in 0..count(2, 100) {
         let uid = world.create(1, &mut dice).await;
         let before = world.disk.steps();

@@ -169,7 +169,15 @@ pub fn tenant_row(no: TenantNo, name: &str) -> TenantRow {
 
 impl World {
     pub async fn new(replicas: usize, mutant: Option<Mutant>) -> World {
-        let disk = SimDisk::new();
+        Self::over(SimDisk::new(), replicas, mutant).await
+    }
+
+    /// Its roots are guarded by a token.
+    pub async fn guarded(replicas: usize) -> World {
+        Self::over(SimDisk::guarded(), replicas, None).await
+    }
+
+    async fn over(disk: SimDisk, replicas: usize, mutant: Option<Mutant>) -> World {
         let media: Vec<_> = (0..replicas).map(|n| disk.medium(&format!("r{n}"))).collect();
         FileKeeper::create_on(&media, VAULT).unwrap();
         let keeper = Arc::new(FileKeeper::open_on(&media).unwrap());
@@ -732,19 +740,18 @@ impl World {
         self.power_loss(dice).await;
     }
 
-    /// Roots of the tenant that the present keeper's bytes hold, anywhere, under the present KEK.
+    /// Roots of the tenant that the present keeper's bytes hold, anywhere, under the present KEK; beside a token, those that
+    /// it opens of all files ever written.
     pub fn present_roots(&self) -> Vec<(Generation, TenantRoot)> {
         let kek = self.kek();
         let mut roots = Vec::new();
-        for (_, bytes) in self.disk.all_bytes() {
-            for record in bytes.chunks_exact(RECORD) {
-                if let Record::Root(root) = block::decode(VAULT, record.try_into().unwrap()) {
-                    let aad = root_block_aad(VAULT, root.tenant, root.generation, &root.kek);
-                    if root.tenant == TENANT
-                        && let Ok(key) = kek.unwrap(&aad, &root.wrapped)
-                    {
-                        roots.push((root.generation, key));
-                    }
+        for record in self.disk.records() {
+            if let Record::Root(root) = block::decode(VAULT, &record) {
+                let aad = root_block_aad(VAULT, root.tenant, root.generation, &root.kek);
+                if root.tenant == TENANT
+                    && let Ok(key) = kek.unwrap(&aad, &root.wrapped)
+                {
+                    roots.push((root.generation, key));
                 }
             }
         }
