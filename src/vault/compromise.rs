@@ -15,7 +15,7 @@ use crate::vault::audit_read::EntryQuery;
 use crate::vault::call::Call;
 use crate::vault::error::VaultError;
 use crate::vault::operation::{Operation, OperationStatus};
-use crate::vault::rotation::{DataScope, OwnSecret};
+use crate::vault::rotation::{DataScope, OwnSecret, own_key_only};
 
 /// Days that users have to log in after the pepper of their passwords leaked, and holders of access keys to get new ones.
 const PEPPER_DAYS: i64 = 30;
@@ -239,9 +239,7 @@ impl Vault {
 
     /// First what wraps, then what was wrapped: a new root under the old key would be known too.
     async fn answer_root(&self, call: &Call, check: bool, answered: &mut Answered) -> Result<(), VaultError> {
-        if call.tenant.no != TenantNo::VAULT {
-            return Err(VaultError::invalid("kind", "is the vault's own key: by an operator, without a tenant"));
-        }
+        own_key_only(call)?;
         answered
             .lost("who has the old root key and a copy of keeper and database from before opens what they held then");
         if check {

@@ -16,6 +16,7 @@ use crate::vault::error::VaultError;
 use crate::vault::expiry::Progress;
 use crate::vault::operation::{Operation, OperationKind, RotationState, put_operation};
 use crate::vault::request::Request;
+use crate::vault::rotation::own_key_only;
 
 /// Tenants rewrapped beside one another: the keeper syncs them together.
 const TOGETHER: usize = 64;
@@ -35,9 +36,7 @@ impl Vault {
     ) -> Result<Operation, VaultError> {
         self.may_rotate(call)?;
         let tenant = call.tenant.no;
-        if tenant != TenantNo::VAULT {
-            return Err(VaultError::invalid("kind", "is the vault's own key: by an operator, without a tenant"));
-        }
+        own_key_only(call)?;
         if let Some(id) = self.repeated::<ObjectId>(call, request.as_ref()).await? {
             return Ok(self.operation(tenant, id).await?.0);
         }

@@ -75,6 +75,15 @@ fn record_key(at: Timestamp, id: ObjectId) -> Vec<u8> {
     [&(i64::MAX - at.0.max(0)).to_be_bytes()[..], id.0.as_bytes()].concat()
 }
 
+/// # Errors
+/// `Invalid` where somebody asks for a key of the vault itself in a tenant's name.
+pub(crate) fn own_key_only(call: &Call) -> Result<(), VaultError> {
+    match call.tenant.no {
+        TenantNo::VAULT => Ok(()),
+        _ => Err(VaultError::invalid("kind", "is the vault's own key: by an operator, without a tenant")),
+    }
+}
+
 impl Vault {
     /// Operators, and keys with the verb OPERATE, may rotate a tenant's keys.
     pub fn may_rotate(&self, call: &Call) -> Result<(), VaultError> {

@@ -21,7 +21,7 @@ use crate::vault::expiry::Progress;
 use crate::vault::operation::{Operation, OperationKind, OperationStatus, RotationState, put_operation};
 use crate::vault::own_secrets::Versions;
 use crate::vault::request::Request;
-use crate::vault::rotation::Kind;
+use crate::vault::rotation::{Kind, own_key_only};
 use crate::vault::secret_drop::Rotated;
 use crate::vault::tenant::TenantSettings;
 
@@ -84,9 +84,7 @@ impl Vault {
     ) -> Result<Operation, VaultError> {
         self.may_rotate(call)?;
         let tenant = call.tenant.no;
-        if tenant != TenantNo::VAULT {
-            return Err(VaultError::invalid("kind", "is the vault's own key: by an operator, without a tenant"));
-        }
+        own_key_only(call)?;
         if let Some(id) = self.repeated::<ObjectId>(call, request.as_ref()).await? {
             return Ok(self.operation(tenant, id).await?.0);
         }

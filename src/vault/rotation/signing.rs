@@ -12,6 +12,7 @@ use crate::vault::error::VaultError;
 use crate::vault::expiry::Progress;
 use crate::vault::operation::{Operation, OperationKind, RotationState};
 use crate::vault::request::Request;
+use crate::vault::rotation::own_key_only;
 
 impl Vault {
     /// Begins the rotation of the signing key and, where the keeper is there, ends it.
@@ -24,9 +25,7 @@ impl Vault {
     }
 
     pub(super) async fn begin_signing(&self, call: &Call, request: Option<&Request>) -> Result<Operation, VaultError> {
-        if call.tenant.no != TenantNo::VAULT {
-            return Err(VaultError::invalid("kind", "is the vault's own key: by an operator, without a tenant"));
-        }
+        own_key_only(call)?;
         let number = self.signers().len() as u64;
         let from = Version { number, id: Some(HEXLOWER.encode(&self.keyring.signing().public())), provider: None };
         let to = Version { number: number + 1, ..Version::default() };
