@@ -12,7 +12,7 @@ use serde_json::json;
 use super::error::BenchError;
 use super::part::Part;
 use super::report::Row;
-use super::rows::{GET, HOT, Run, at_random, key, progress, rate_of};
+use super::rows::{GET, HOT, Pairs, Run, at_random, key, progress, rate_of};
 use super::stats::{Bound, Figure, percentile};
 use super::wire::{Load, Wire, frame};
 use crate::cli::people::person;
@@ -20,6 +20,7 @@ use crate::grpc::pb;
 
 const ERASE: &str = "/pii.vault.v1.ErasureService/EraseSubject";
 const ERASE_MANY: &str = "/pii.vault.v1.ErasureService/BatchEraseSubjects";
+const PACED: &str = "p99 of 800 paced reads a second";
 /// Subjects of a batch of erasures: the most that a call takes.
 const ERASE_BATCH: u64 = 1_000;
 /// Items of one subject in the bucket that ends.
@@ -42,6 +43,30 @@ fn milliseconds(micros: u32) -> f64 {
 pub(super) struct Readers {
     pub wire: Arc<Wire>,
     pub frames: Arc<Vec<Bytes>>,
+}
+
+/// What readers notice of something: windows at rest, at rest again, and beside it, by turns.
+#[derive(Default)]
+pub(super) struct Turns {
+    pairs: Pairs,
+    control: Pairs,
+}
+
+impl Turns {
+    /// One round; each part the slow reads of its windows.
+    pub fn add(&mut self, idle: Vec<f64>, again: Vec<f64>, busy: Vec<f64>) {
+        let median = |windows: Vec<f64>| Figure::of(windows).map_or(f64::NAN, |f| f.median);
+        let idle = median(idle);
+        self.control.push((median(again), idle));
+        self.pairs.push((median(busy), idle));
+    }
+
+    /// The row, at most twice as slow as at rest, and its control.
+    pub fn rows(self, beside: &str) -> impl Iterator<Item = Row> {
+        let row = |measure, pairs: &Pairs| Row::against(measure, "ms", "at rest", pairs);
+        let slow = row(format!("{PACED}, beside {beside}"), &self.pairs).map(|row| row.bound(Bound::AtMost(2.0)));
+        slow.into_iter().chain(row(format!("{PACED}, control of {beside}: at rest again"), &self.control))
+    }
 }
 
 impl Run {
@@ -85,7 +110,7 @@ impl Run {
         let (Some(idle), Some(busy)) = (Figure::of(idle.iter().copied()), Figure::of(busy)) else { return };
         let ratio =
             Figure { median: busy.median / idle.median, low: busy.low / idle.median, high: busy.high / idle.median };
-        let row = Row::plain(format!("p99 of 800 paced reads a second, {what}"), busy, "ms").bound(Bound::AtMost(most));
+        let row = Row::plain(format!("{PACED}, {what}"), busy, "ms").bound(Bound::AtMost(most));
         self.rows.push(Row { floor: Some(("at rest", idle)), ratio: Some(ratio), ..row });
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
-use super::ends::Readers;
+use super::ends::{Readers, Turns};
 use super::error::BenchError;
 use super::part::{Part, requests, say};
 use super::report::Row;
@@ -132,22 +132,15 @@ impl Run {
         let frames = self.get_frames(target, HOT.min(self.plan.subjects));
         let readers = Readers { wire: target.wire.clone(), frames };
         let rest = || std::future::ready(Ok(()));
-        let (mut pairs, mut control) = (Vec::new(), Vec::new());
+        let mut turns = Turns::default();
         self.reads_during(&readers, rest()).await?;
         for _ in 0..self.plan.windows {
             let idle = self.reads_during(&readers, rest()).await?.1;
             let again = self.reads_during(&readers, rest()).await?.1;
             let work = target.part.ask(json!({ "do": "backup", "seconds": self.plan.window.as_secs_f64() }));
-            let busy = self.reads_during(&readers, work).await?.1;
-            let median = |windows: Vec<f64>| Figure::of(windows).map_or(f64::NAN, |f| f.median);
-            let idle = median(idle);
-            control.push((median(again), idle));
-            pairs.push((median(busy), idle));
+            turns.add(idle, again, self.reads_during(&readers, work).await?.1);
         }
-        const WHAT: &str = "p99 of 800 paced reads a second";
-        let row = Row::against(format!("{WHAT}, beside backup data"), "ms", "at rest", &pairs);
-        self.rows.extend(row.map(|row| row.bound(Bound::AtMost(2.0))));
-        self.rows.extend(Row::against(format!("{WHAT}, control: at rest beside rest"), "ms", "at rest", &control));
+        self.rows.extend(turns.rows("backup data"));
         Ok(())
     }
 

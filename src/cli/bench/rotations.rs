@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
-use super::ends::Readers;
+use super::ends::{Readers, Turns};
 use super::error::BenchError;
 use super::recover::scaled;
 use super::report::Row;
@@ -80,28 +80,16 @@ impl Run {
         let frames = self.get_frames(target, HOT.min(self.plan.subjects));
         let readers = Readers { wire: target.wire.clone(), frames };
         let rest = || std::future::ready(Ok(()));
-        let (mut pairs, mut control) = (Vec::new(), Vec::new());
+        let mut turns = Turns::default();
         self.reads_during(&readers, rest()).await?;
         for _ in 0..self.plan.windows {
             let idle = self.reads_during(&readers, rest()).await?.1;
             let again = self.reads_during(&readers, rest()).await?.1;
             target.part.ask(json!({ "do": "rotate on" })).await?;
-            let busy = self.reads_during(&readers, rest()).await?.1;
+            turns.add(idle, again, self.reads_during(&readers, rest()).await?.1);
             target.part.ask(json!({ "do": "rotate off" })).await?;
-            let median = |windows: Vec<f64>| Figure::of(windows).map_or(f64::NAN, |f| f.median);
-            let idle = median(idle);
-            control.push((median(again), idle));
-            pairs.push((median(busy), idle));
         }
-        const WHAT: &str = "p99 of 800 paced reads a second";
-        let row = Row::against(format!("{WHAT}, beside a data key rotation"), "ms", "at rest", &pairs);
-        self.rows.extend(row.map(|row| row.bound(Bound::AtMost(2.0))));
-        self.rows.extend(Row::against(
-            format!("{WHAT}, control of rotations: rest beside rest"),
-            "ms",
-            "at rest",
-            &control,
-        ));
+        self.rows.extend(turns.rows("a data key rotation"));
         Ok(())
     }
 
@@ -219,16 +207,14 @@ impl Served {
 
     /// Holds it again; answers how many subjects it had meanwhile.
     pub(super) async fn rotate_off(&self, turn: Turn) -> Result<Json, BenchError> {
-        let now = self.looked_at(self.tenant, turn.operation).await?;
+        let held = self.node.vault.pause_operation(&self.call()?, turn.operation, true, None).await;
         let seconds = (self.clock.monotonic() - turn.since).as_secs_f64();
-        if !now.status.is_final() {
-            let held = self.node.vault.pause_operation(&self.call()?, turn.operation, true, None).await;
-            // It may have ended just now.
-            if let Err(error) = held
-                && !self.looked_at(self.tenant, turn.operation).await?.status.is_final()
-            {
-                return Err(failed(error));
-            }
+        let now = self.looked_at(self.tenant, turn.operation).await?;
+        // It may have ended before it was held.
+        if let Err(error) = held
+            && !now.status.is_final()
+        {
+            return Err(failed(error));
         }
         Ok(json!({ "rows": now.done.saturating_sub(turn.done), "seconds": seconds }))
     }
