@@ -920,6 +920,7 @@ fn every_command_fits_the_answers_of_the_api() {
         "VerifyAudit",
         "VerifyKeeper",
         "TestAccess",
+        "ExportEvidence",
         "ExportSubject",
         "LintPolicy",
         "GetReport",
