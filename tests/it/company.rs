@@ -24,7 +24,7 @@ pub const DAY: i64 = 24 * HOUR;
 /// The file of a company as it is shipped, or the one of that name in the directory that `PII_VAULT_POLICIES` names.
 pub fn shipped(name: &str) -> String {
     let dir = std::env::var("PII_VAULT_POLICIES");
-    let dir = dir.unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/examples/tenants").into());
+    let dir = dir.unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/tenants").into());
     std::fs::read_to_string(Path::new(&dir).join(name).with_extension("toml")).expect("a policy file")
 }
 
