@@ -7,6 +7,7 @@ use std::hash::Hash;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{RwLock, RwLockWriteGuard};
+use smallvec::SmallVec;
 
 use crate::crypto::keys::{ClassKeys, NODE_BYTES};
 use crate::ids::{ClassNo, Ordinal, Slot, SubjectUid, TenantNo};
@@ -42,9 +43,15 @@ struct Clock<K, V> {
     ring: VecDeque<K>,
 }
 
+impl<K, V> Default for Clock<K, V> {
+    fn default() -> Self {
+        Clock { map: HashMap::new(), ring: VecDeque::new() }
+    }
+}
+
 impl<K: Copy + Eq + Hash, V> Clock<K, V> {
     fn new() -> Self {
-        Clock { map: HashMap::new(), ring: VecDeque::new() }
+        Self::default()
     }
     fn get(&self, key: &K) -> Option<&V> {
         self.map.get(key).map(Entry::touch)
@@ -61,12 +68,12 @@ impl<K: Copy + Eq + Hash, V> Clock<K, V> {
         }
     }
     /// Forgets one that was not used since the hand passed it last.
-    fn evict(&mut self) -> Option<V> {
+    fn evict(&mut self) -> Option<(K, V)> {
         while let Some(key) = self.ring.pop_front() {
             match self.map.get(&key) {
                 None => {}
                 Some(entry) if entry.used.swap(false, Ordering::Relaxed) => self.ring.push_back(key),
-                Some(_) => return self.map.remove(&key).map(|entry| entry.value),
+                Some(_) => return self.map.remove(&key).map(|entry| (key, entry.value)),
             }
         }
         None
@@ -138,32 +145,96 @@ impl ClassEntry {
     fn is(&self, class: &ClassRef, expiry: &Option<KeyRef>) -> bool {
         self.class == class.class && self.key == class.key && self.expiry == *expiry && self.tenant == class.tenant
     }
+    fn slot(&self) -> (TenantNo, Slot) {
+        (self.tenant, self.key.slot)
+    }
+    fn expiry_slot(&self) -> Option<(TenantNo, Slot)> {
+        self.expiry.as_ref().map(|key| (self.tenant, key.slot))
+    }
 }
 
+#[derive(Default)]
 struct ClassShard {
     #[allow(clippy::vec_box)] // a growing list must not leave copies of keys behind
     clock: Clock<SubjectUid, Vec<Box<ClassEntry>>>,
     entries: usize,
+    /// Whose keys come from a slot, so that a swap looks at what it drops and not at everybody.
+    by_slot: HashMap<(TenantNo, Slot), SmallVec<[SubjectUid; 1]>>,
+    /// How many entries an expiry key is in; each is of many subjects.
+    expiries: HashMap<(TenantNo, Slot), usize>,
 }
 
 impl ClassShard {
+    fn note(&mut self, uid: SubjectUid, at: (TenantNo, Slot), expiry: Option<(TenantNo, Slot)>) {
+        let uids = self.by_slot.entry(at).or_default();
+        if !uids.contains(&uid) {
+            uids.push(uid);
+        }
+        if let Some(expiry) = expiry {
+            *self.expiries.entry(expiry).or_default() += 1;
+        }
+    }
+    /// Forgets where entries were that are gone from the map.
+    fn gone(&mut self, uid: SubjectUid, gone: &[Box<ClassEntry>]) {
+        self.entries -= gone.len();
+        for entry in gone {
+            let left = self.clock.map.get(&uid).is_some_and(|list| list.value.iter().any(|e| e.slot() == entry.slot()));
+            if !left && let Some(uids) = self.by_slot.get_mut(&entry.slot()) {
+                uids.retain(|other| *other != uid);
+                if uids.is_empty() {
+                    self.by_slot.remove(&entry.slot());
+                }
+            }
+            if let Some(expiry) = entry.expiry_slot()
+                && let Some(count) = self.expiries.get_mut(&expiry)
+            {
+                *count -= 1;
+                if *count == 0 {
+                    self.expiries.remove(&expiry);
+                }
+            }
+        }
+    }
+    /// Forgets every key that comes from one of these slots.
+    fn purge(&mut self, tenant: TenantNo, slots: &HashSet<Slot>) {
+        if slots.iter().any(|slot| self.expiries.contains_key(&(tenant, *slot))) {
+            let gone = |key: &KeyRef| slots.contains(&key.slot);
+            self.retain(|e| e.tenant != tenant || !(gone(&e.key) || e.expiry.as_ref().is_some_and(gone)));
+            return;
+        }
+        for at in slots.iter().map(|slot| (tenant, *slot)) {
+            for uid in self.by_slot.get(&at).cloned().unwrap_or_default() {
+                let Some(list) = self.clock.map.get_mut(&uid) else { continue };
+                let gone: Vec<_> = list.value.extract_if(.., |entry| entry.slot() == at).collect();
+                if list.value.is_empty() {
+                    self.clock.map.remove(&uid);
+                }
+                self.gone(uid, &gone);
+            }
+        }
+    }
     fn find(&self, class: &ClassRef, expiry: &Option<KeyRef>) -> Option<&ClassKeys> {
         let list = self.clock.get(&class.uid)?;
         list.iter().find(|entry| entry.is(class, expiry)).map(|entry| &entry.keys)
     }
     fn forget(&mut self, uid: SubjectUid) {
         if let Some(entry) = self.clock.map.remove(&uid) {
-            self.entries -= entry.value.len();
+            self.gone(uid, &entry.value);
         }
     }
+    /// Looks at every entry.
     fn retain(&mut self, mut keep: impl FnMut(&ClassEntry) -> bool) {
-        let mut left = 0;
-        self.clock.map.retain(|_, entry| {
+        (self.by_slot, self.expiries, self.entries) = Default::default();
+        let mut left = Vec::new();
+        self.clock.map.retain(|uid, entry| {
             entry.value.retain(|one| keep(one));
-            left += entry.value.len();
+            left.extend(entry.value.iter().map(|one| (*uid, one.slot(), one.expiry_slot())));
             !entry.value.is_empty()
         });
-        self.entries = left;
+        self.entries = left.len();
+        for (uid, at, expiry) in left {
+            self.note(uid, at, expiry);
+        }
     }
 }
 
@@ -176,8 +247,7 @@ pub struct ClassCache {
 impl ClassCache {
     /// Holds at most about `entries` keys of about 800 bytes.
     pub fn new(entries: usize) -> Self {
-        let shard = || RwLock::new(ClassShard { clock: Clock::new(), entries: 0 });
-        ClassCache { shards: (0..SHARDS).map(|_| shard()).collect(), per_shard: (entries / SHARDS).max(1) }
+        ClassCache { shards: (0..SHARDS).map(|_| RwLock::default()).collect(), per_shard: (entries / SHARDS).max(1) }
     }
     fn shard(&self, uid: SubjectUid) -> &RwLock<ClassShard> {
         &self.shards[shard_of(uid.0 as u64)]
@@ -203,12 +273,13 @@ impl ClassCache {
             let keys = fill()?;
             while shard.entries >= self.per_shard {
                 match shard.clock.evict() {
-                    Some(gone) => shard.entries -= gone.len(),
+                    Some((uid, gone)) => shard.gone(uid, &gone),
                     None => break,
                 }
             }
             let ClassRef { tenant, uid, class, key } = class;
             let entry = Box::new(ClassEntry { tenant, class, key, expiry, keys });
+            shard.note(uid, entry.slot(), entry.expiry_slot());
             match shard.clock.map.get_mut(&uid) {
                 Some(list) => list.value.push(entry),
                 None => shard.clock.insert(uid, vec![entry]),
@@ -227,11 +298,10 @@ impl ClassCache {
     }
     /// Wipes every key that comes from one of these slots, as a data key or as an expiry key.
     pub fn purge_slots(&self, tenant: TenantNo, slots: &HashSet<Slot>) {
-        let gone = |key: &KeyRef| slots.contains(&key.slot);
         for shard in &self.shards {
             let mut shard = shard.write();
             if shard.entries > 0 {
-                shard.retain(|e| e.tenant != tenant || !(gone(&e.key) || e.expiry.as_ref().is_some_and(gone)));
+                shard.purge(tenant, slots);
             }
         }
     }
@@ -282,6 +352,58 @@ mod tests {
         assert_eq!(cache.held(), 0);
     }
 
+    /// The index of slots says at every time what a look at every entry would say.
+    fn agrees(cache: &ClassCache) {
+        for shard in &cache.shards {
+            let mut shard = shard.write();
+            let (by_slot, expiries, entries) = (shard.by_slot.clone(), shard.expiries.clone(), shard.entries);
+            shard.retain(|_| true);
+            let sorted = |map: &HashMap<_, SmallVec<[SubjectUid; 1]>>| {
+                let mut all: Vec<_> = map.iter().map(|(at, uids)| (*at, uids.to_vec())).collect();
+                all.iter_mut().for_each(|(_, uids)| uids.sort());
+                all.sort();
+                all
+            };
+            assert_eq!(sorted(&by_slot), sorted(&shard.by_slot));
+            assert_eq!(expiries, shard.expiries);
+            assert_eq!(entries, shard.entries);
+        }
+    }
+
+    #[test]
+    fn whatever_comes_and_goes_a_dropped_slot_leaves_no_key() {
+        let cache = ClassCache::new(640);
+        let dek = Dek::generate();
+        let any = |n: u32| rand::random_range(0..n);
+        for _ in 0..4_000 {
+            let expiry = (any(3) == 0).then(|| KeyRef { slot: Slot(1_000 + any(5)), dek: dek.id() });
+            let one = class(any(900).into(), 20 + any(400), &dek);
+            match any(8) {
+                0 => {
+                    let dropped: HashSet<Slot> = [one.key.slot, Slot(20 + any(400))].into();
+                    cache.purge_slots(TenantNo(1), &dropped);
+                    for shard in &cache.shards {
+                        let shard = shard.read();
+                        let mut left = shard.clock.map.values().flat_map(|list| &list.value);
+                        assert!(left.all(|entry| !dropped.contains(&entry.key.slot)));
+                    }
+                }
+                1 if any(20) == 0 => {
+                    let dropped = HashSet::from([Slot(1_000 + any(5))]);
+                    cache.purge_slots(TenantNo(1), &dropped);
+                    for shard in &cache.shards {
+                        let shard = shard.read();
+                        let mut left = shard.clock.map.values().flat_map(|list| &list.value);
+                        assert!(left.all(|entry| entry.expiry.as_ref().is_none_or(|key| !dropped.contains(&key.slot))));
+                    }
+                }
+                2 => cache.purge_subjects(&[one.uid]),
+                _ => drop(cache.with(one, expiry, || Some(dek.class_keys()), |_| ())),
+            }
+        }
+        agrees(&cache);
+    }
+
     #[test]
     fn both_caches_stay_bounded() {
         let cache = ClassCache::new(640);
@@ -307,10 +429,10 @@ mod tests {
             clock.insert(n, n);
         }
         clock.get(&0);
-        assert_eq!(clock.evict(), Some(1));
-        assert_eq!(clock.evict(), Some(2));
-        assert_eq!(clock.evict(), Some(3));
-        assert_eq!(clock.evict(), Some(0));
+        assert_eq!(clock.evict(), Some((1, 1)));
+        assert_eq!(clock.evict(), Some((2, 2)));
+        assert_eq!(clock.evict(), Some((3, 3)));
+        assert_eq!(clock.evict(), Some((0, 0)));
         assert_eq!(clock.evict(), None);
     }
 
