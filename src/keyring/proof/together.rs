@@ -19,16 +19,21 @@ async fn erasures_that_wait_share_one_swap() {
         uids.push(world.create(2, &mut dice).await);
     }
     let before = world.ring.generation(TENANT).unwrap();
-    let mut tasks = Vec::new();
+    // All are there before the first is asked for, so that they wait together however fast a swap is.
+    let mut ops = Vec::new();
     for (n, uid) in uids.iter().enumerate() {
         let mut op = world.erasure(*uid, &[ONE]).await;
         if n % 10 == 7 {
             // Its subject changed in between.
             op.change.preconditions.insert(1, Precondition::SubjectAt { uid: *uid, revision: Revision(99) });
         }
-        let ring = world.ring.clone();
-        tasks.push(tokio::spawn(async move { ring.swap(TENANT, op).await }));
+        ops.push(op);
     }
+    let ask = |op| {
+        let ring = world.ring.clone();
+        tokio::spawn(async move { ring.swap(TENANT, op).await })
+    };
+    let tasks: Vec<_> = ops.into_iter().map(ask).collect();
     for (n, task) in tasks.into_iter().enumerate() {
         match task.await.unwrap() {
             Ok(_) => {
