@@ -207,11 +207,7 @@ pub async fn apply(s: &Session, name: &str, policy: bytes::Bytes, how: Apply) ->
     for finding in &answer.findings {
         note(&finding_line(name, finding));
     }
-    s.out.record(&answer.version.unwrap_or_default(), VERSION, &Names::default())?;
-    if !answer.operation.is_empty() {
-        note(&format!("stored values move to changed retentions: `pii-vault ops watch {}`", answer.operation));
-    }
-    Ok(())
+    s.out.record(&answer.version.unwrap_or_default(), VERSION, &Names::default())
 }
 
 /// `tenant apply --request-approval`: asks a second person to approve this very file.

@@ -308,7 +308,6 @@ impl pb::policy_service_server::PolicyService for Api {
             return Ok(Response::new(pb::ApplyPolicyResponse {
                 version: Some(pb::PolicyVersion { version: version.0, ..Default::default() }),
                 findings: findings.iter().map(wire_finding).collect(),
-                operation: String::new(),
             }));
         }
         let (version, findings) = self.vault.apply_policy(&call, text, expected, approval, repeat, false).await?;
@@ -318,7 +317,6 @@ impl pb::policy_service_server::PolicyService for Api {
         Ok(Response::new(pb::ApplyPolicyResponse {
             version: Some(wire_version(&StoredPolicy { active, ..stored })),
             findings: findings.iter().map(wire_finding).collect(),
-            operation: String::new(),
         }))
     }
 
