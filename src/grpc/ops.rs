@@ -23,12 +23,15 @@ const MAX_CONNECTIONS: usize = 32;
 /// A connection's whole life.
 const MAX_AGE: Duration = Duration::from_secs(60);
 
+/// Before each warning of `/readyz`.
+pub const WARNING: &str = "warning: ";
+
 /// Says what keeps the server from serving: words of the program (`store`, `keeper`, `audit`), empty when ready.
 pub trait Readiness: Send + Sync + 'static {
     fn not_ready(&self) -> Vec<&'static str>;
-    /// What an operator must know although calls are served; a line.
-    fn warning(&self) -> Option<&'static str> {
-        None
+    /// What an operator must know although calls are served; a line each.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
     }
 }
 
@@ -112,8 +115,8 @@ fn answer<B>(
         (&Method::GET | &Method::HEAD, "/livez") => (StatusCode::OK, "ok\n".to_string()),
         (&Method::GET | &Method::HEAD, "/readyz") => match readiness.not_ready() {
             missing if missing.is_empty() => {
-                let warning = readiness.warning().map_or(String::new(), |text| format!("warning: {text}\n"));
-                (StatusCode::OK, format!("ok\n{warning}"))
+                let warnings = readiness.warnings().iter().map(|text| format!("{WARNING}{text}\n")).collect::<String>();
+                (StatusCode::OK, format!("ok\n{warnings}"))
             }
             missing => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", missing.join(", "))),
         },

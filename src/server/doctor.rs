@@ -3,12 +3,14 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::causes::causes;
 use crate::clock::{Clock, DAY_MS, Timestamp};
 use crate::config::{Config, Profile, RootKekSource};
+use crate::grpc::ops;
 use crate::keyring::TenantKeyState;
-use crate::keyring::keeper::{Finding as PlaceFinding, KeeperError, inspect};
+use crate::keyring::keeper::{Finding as PlaceFinding, KeeperError, ReplicaStatus, inspect};
 use crate::recovery::catalogue;
 use crate::server::hardening::{Swapping, forbid_dumps, lock_memory};
 use crate::server::node::{Node, NodeError};
@@ -16,6 +18,7 @@ use crate::server::promises::Adversary;
 use crate::storage::StoreError;
 use crate::storage::readlog::ReadLogError;
 use crate::storage::sqlite::IN_USE;
+use crate::telemetry::AUDIT_ANCHOR_AGE;
 use crate::vault::VaultError;
 
 /// How bad it is.
@@ -68,6 +71,11 @@ pub const OPENS: &str = "vault";
 pub const NOT_OPEN: &str = "start";
 /// What the finding about a vault that a server has open is about.
 pub const SERVED: &str = "server";
+
+const ANCHORS: &str = "audit.anchors";
+/// A place that took nothing for so long is not reached; a checkpoint is made every ten minutes.
+const ANCHOR_MS: i64 = 3_600_000;
+const ANCHOR_TODO: &str = "see whether it can be written or reached; the server's log says why it takes none";
 
 /// Without a new archive for so long the nightly job does not do its work.
 const ARCHIVE_DAYS: i64 = 2;
@@ -153,6 +161,11 @@ fn look(config: &Config, now: Timestamp) -> Vec<Finding> {
     found.extend(network(config));
     found.extend(archives(&config.backups_dir(), now, i64::from(config.backup.horizon_days)));
     found.extend(drills(&config.backups_dir().join(catalogue::DRILLS), now));
+    if config.audit.anchors.is_empty() {
+        let because = "nobody else keeps checkpoints: who has this machine and its keys could write another history";
+        let todo = "name a file or an address of another party there";
+        found.push(Finding::new(Verdict::Doubtful, ANCHORS, because, todo));
+    }
     if !config.backup.nightly {
         let todo = "set it, or run `pii-vault backup all` from a timer of your own";
         found.push(Finding::new(Verdict::Doubtful, "backup.nightly", "the nightly backup is off", todo));
@@ -255,12 +268,70 @@ async fn open(config: &Config, answers: Answers, clock: Arc<dyn Clock>) -> Resul
         }
         Err(NodeError::Store(StoreError::Refused { what: IN_USE }) | NodeError::Keeper(KeeperError::InUse)) => {
             let because = "a server has it open: `pii-vault keeper verify` asks that one, and a look at its keys here wants it stopped";
-            return Ok(vec![Finding::new(Verdict::Good, SERVED, because, "")]);
+            let mut found = vec![Finding::new(Verdict::Good, SERVED, because, "")];
+            if config.ops.enabled {
+                found.extend(told_by_server(config));
+            }
+            return Ok(found);
         }
         Err(error) => return Ok(vec![Finding::new(Verdict::Bad, NOT_OPEN, causes(&error), "")]),
     };
     let found = tenants(&node, answers).await;
+    let anchored = anchored(&node, config).await.map_err(|error| error.to_string());
     node.close().await;
+    Ok([found?, anchored?].concat())
+}
+
+/// How far each external anchor has come.
+async fn anchored(node: &Node, config: &Config) -> Result<Vec<Finding>, VaultError> {
+    let mut found = Vec::new();
+    for (i, place) in config.audit.anchors.iter().enumerate() {
+        let taken = node.vault.published(place).await?;
+        let waiting = node.vault.unpublished(taken.as_ref()).await?;
+        let since = waiting.first().map(|checkpoint| checkpoint.at());
+        let about = |verdict, because: String, todo| Finding::new(verdict, &anchor(i), because, todo);
+        found.push(match (taken.map(|taken| taken.at().rfc3339()), since) {
+            (Some(last), Some(since)) if node.vault.now().0 - since.0 > ANCHOR_MS => {
+                let because = format!("it took the checkpoint of {last}, and none since although there are");
+                about(Verdict::Doubtful, because, ANCHOR_TODO)
+            }
+            (Some(last), _) => about(Verdict::Good, format!("it took the checkpoint of {last}"), ""),
+            (None, Some(_)) => about(Verdict::Doubtful, "it has not taken a checkpoint yet".into(), ANCHOR_TODO),
+            (None, None) => about(Verdict::Good, "there is no checkpoint yet that it could take".into(), ""),
+        });
+    }
+    Ok(found)
+}
+
+fn anchor(place: usize) -> String {
+    format!("{ANCHORS}[{place}]")
+}
+
+/// What the server that has it open says of itself on its operations port.
+fn told_by_server(config: &Config) -> Vec<Finding> {
+    const TODO: &str = "see docs/OPERATIONS.md";
+    let ask = |path| ops::probe(config.ops.address, path, Duration::from_secs(3));
+    let Ok((code, told)) = ask("/readyz") else { return Vec::new() };
+    let about = |verdict, because: &str| Finding::new(verdict, SERVED, because, TODO);
+    let mut found: Vec<Finding> = match code {
+        200 => {
+            told.lines().filter_map(|line| Some(about(Verdict::Doubtful, line.strip_prefix(ops::WARNING)?))).collect()
+        }
+        _ => vec![about(Verdict::Bad, told.trim_end())],
+    };
+    let Ok((200, metrics)) = ask("/metrics") else { return found };
+    for i in 0..config.audit.anchors.len() {
+        let series = format!("{AUDIT_ANCHOR_AGE}{{place=\"{i}\"}} ");
+        let age = metrics.lines().find_map(|line| line.strip_prefix(&series)?.parse::<f64>().ok());
+        // Its age counts only while it takes none.
+        found.extend(age.map(|age| match age > 0.0 {
+            true => {
+                let because = format!("it takes no checkpoint; the last one that it took is {age:.0} s old");
+                Finding::new(Verdict::Doubtful, &anchor(i), because, ANCHOR_TODO)
+            }
+            false => Finding::new(Verdict::Good, &anchor(i), "it takes checkpoints", ""),
+        }));
+    }
     found
 }
 
@@ -275,6 +346,10 @@ async fn tenants(node: &Node, answers: Answers) -> Result<Vec<Finding>, String> 
         found.push(Finding::new(Verdict::Bad, "clock", "it jumped since the vault last saw it", todo));
     }
     found.extend(recovery(node).await.map_err(|error| error.to_string())?);
+    for away in node.keyring.keeper().replicas().iter().filter_map(ReplicaStatus::away) {
+        let todo = "bring its disk or token back, or give it up with `pii-vault keeper retire`";
+        found.push(Finding::new(Verdict::Bad, "keeper", away, todo));
+    }
     let states = node.keyring.states();
     for (tenant, state) in &states {
         if *state != TenantKeyState::Ready && *state != TenantKeyState::TenantErased {

@@ -51,6 +51,22 @@ pub enum NetworkError {
     Reflection(#[source] tonic_reflection::server::Error),
 }
 
+/// What the operations port says, also while connections drain.
+struct UntilClosing {
+    readiness: Arc<dyn Readiness>,
+    closing: watch::Receiver<bool>,
+}
+
+impl Readiness for UntilClosing {
+    fn not_ready(&self) -> Vec<&'static str> {
+        if *self.closing.borrow() { vec!["closing"] } else { self.readiness.not_ready() }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        self.readiness.warnings()
+    }
+}
+
 /// Serves until `shutdown` becomes true; then health says NOT_SERVING, every connection gets a GOAWAY, calls in flight
 /// have `options.drain_timeout`, and the operations port closes last.
 pub async fn serve_network(network: Network, shutdown: watch::Receiver<bool>) -> Result<(), NetworkError> {
@@ -96,15 +112,11 @@ pub async fn serve_network(network: Network, shutdown: watch::Receiver<bool>) ->
     // The operations port outlives the drain, so that `/readyz` can say what is going on.
     let (_ops_stop, ops_stopped) = watch::channel(false);
     let ops = {
-        let closing = shutdown.clone();
-        let readiness = move || if *closing.borrow() { vec!["closing"] } else { readiness.not_ready() };
+        let readiness = Arc::new(UntilClosing { readiness, closing: shutdown.clone() });
         async move {
             match ops {
                 None => std::future::pending().await,
-                Some(ops) => {
-                    let readiness = Arc::new(readiness);
-                    serve_ops(ops.listener, ops.allow_non_loopback, readiness, ops.metrics, ops_stopped).await
-                }
+                Some(ops) => serve_ops(ops.listener, ops.allow_non_loopback, readiness, ops.metrics, ops_stopped).await,
             }
         }
     };

@@ -14,6 +14,8 @@ use crate::grpc::ops::Readiness;
 use crate::grpc::pb;
 use crate::grpc::tls::{TlsError, TlsState};
 use crate::jobs::Jobs;
+use crate::keyring::Keyring;
+use crate::keyring::keeper::ReplicaStatus;
 use crate::server::network::{Network, NetworkError, Ops, serve_network};
 use crate::server::node::{Node, NodeError};
 use crate::storage::Store;
@@ -104,6 +106,7 @@ pub async fn serve_node(
             store: node.store.clone(),
             log: node.read_log.clone(),
             recovery: node.vault.has_recovery(),
+            keyring: node.keyring.clone(),
         }),
     };
     if !node.vault.has_recovery() {
@@ -130,6 +133,7 @@ struct Health {
     store: Arc<dyn Store>,
     log: Arc<ReadLog>,
     recovery: bool,
+    keyring: Arc<Keyring>,
 }
 
 impl Readiness for Health {
@@ -144,7 +148,9 @@ impl Readiness for Health {
         missing
     }
 
-    fn warning(&self) -> Option<&'static str> {
-        (!self.recovery).then_some(NO_RECOVERY)
+    fn warnings(&self) -> Vec<String> {
+        let recovery = (!self.recovery).then(|| NO_RECOVERY.to_owned());
+        let replicas = self.keyring.keeper().replicas();
+        recovery.into_iter().chain(replicas.iter().filter_map(ReplicaStatus::away)).collect()
     }
 }

@@ -64,3 +64,46 @@ async fn doctor_tells_of_each_promise_whether_it_is_kept_and_what_to_change() {
     place.config.keeper.paths[0] = place.config.data_dir.join("keeper");
     assert_eq!(promises(&place)["A2"].0, "no");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_tells_whether_somebody_else_keeps_checkpoints() {
+    let mut place = Place::new(tempfile::tempdir().unwrap(), 1).await;
+    let said = |place: &Place| {
+        let done = place.command(&["doctor", "--json"]).output().unwrap();
+        let said: Json = serde_json::from_slice(&done.stdout).expect("JSON");
+        let all = said["findings"].as_array().unwrap().clone();
+        let text = |one: &Json, key: &str| one[key].as_str().unwrap().to_owned();
+        let mut about = all.iter().filter(|one| text(one, "about").starts_with("audit.anchors"));
+        // Beside a server that has tried none yet nothing is said of them.
+        let Some(one) = about.next() else { return Default::default() };
+        (text(one, "about"), text(one, "verdict"), text(one, "finding"), text(one, "change"))
+    };
+    let (about, verdict, finding, change) = said(&place);
+    assert_eq!((about.as_str(), verdict.as_str()), ("audit.anchors", "doubtful"));
+    assert!(finding.starts_with("nobody else keeps checkpoints") && !change.is_empty(), "{finding} {change}");
+    // Not there yet.
+    let other = place.dir.path().join("other");
+    place.config.audit.anchors = vec![format!("file:{}", other.join("anchor.jsonl").display())];
+    place.config.jobs.checkpoint_s = 1;
+    let (server, _) = place.serve().await;
+    until("it is said that it takes none", || said(&place).1 == "doubtful").await;
+    let (about, _, finding, change) = said(&place);
+    assert_eq!(about, "audit.anchors[0]");
+    assert!(finding.starts_with("it takes no checkpoint") && change.contains("log says why"), "{finding} {change}");
+    server.stop();
+    assert_eq!(said(&place).2, "it has not taken a checkpoint yet");
+    std::fs::create_dir(&other).unwrap();
+    let (server, _) = place.serve().await;
+    until("it takes them", || said(&place).2 == "it takes checkpoints").await;
+    server.stop();
+    let (_, verdict, finding, _) = said(&place);
+    assert!(verdict == "good" && finding.starts_with("it took the checkpoint of 20"), "{verdict} {finding}");
+}
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let begun = std::time::Instant::now();
+    while !holds() {
+        assert!(begun.elapsed().as_secs() < 60, "{what}");
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    }
+}

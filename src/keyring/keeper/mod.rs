@@ -142,6 +142,14 @@ pub struct ReplicaStatus {
     pub state: ReplicaState,
 }
 
+impl ReplicaStatus {
+    /// That it is away and why, in a line for operators.
+    pub fn away(&self) -> Option<String> {
+        let ReplicaState::Away { reason } = &self.state else { return None };
+        Some(format!("keeper replica {} is away, erasures wait: {reason}", self.index))
+    }
+}
+
 /// What a keeper can answer instead of doing what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeeperError {
