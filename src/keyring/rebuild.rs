@@ -35,8 +35,11 @@ pub struct Rebuilt {
     pub leaves: u32,
     /// Classes and buckets whose key was found and kept.
     pub kept: u64,
-    /// Those that `keep` refused, or whose key was dropped after the data was copied: erased again.
+    /// Those that `keep` refused.
     pub dropped: Vec<SlotUser>,
+    /// Those that `keep` would keep, whose key was dropped after the data was copied: erased where nobody knows of it, or
+    /// moved to another key.
+    pub since: Vec<SlotUser>,
     /// Those whose key was not found: the slot holds another one, or its leaf has no record.
     pub lost: Vec<SlotUser>,
 }
@@ -80,13 +83,13 @@ impl Rebuild<'_> {
         keep: &(dyn Fn(&SlotUser) -> bool + Sync),
     ) -> Result<(TenantRoot, Rebuilt), RebuildError> {
         let last = self.last_leaf(source).await?;
-        // A slot's key changes only when it is dropped: who lost it in a later leaf was erased.
+        // A slot's key changes only when it is dropped; the live tree is later as a whole.
         let later: BTreeSet<Ordinal> = match source {
             KeySource::Archive(archive, _) => {
                 let all = archive.index().into_iter();
                 all.filter(|(_, record)| record.generation > self.of_data).map(|(leaf, _)| leaf).collect()
             }
-            KeySource::Live(_) => BTreeSet::new(),
+            KeySource::Live(_) => (0..=last).map(tree::leaf).collect(),
         };
         let mut inner = inner_nodes(last);
         let mut done = Rebuilt::default();
@@ -153,7 +156,7 @@ impl Rebuild<'_> {
                     fresh.keep(at, keys.expect("it was there a line ago"));
                     done.kept += 1;
                 } else if later.contains(&ordinal) {
-                    done.dropped.push(owner.user);
+                    done.since.push(owner.user);
                 } else {
                     done.lost.push(owner.user);
                 }

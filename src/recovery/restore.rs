@@ -100,9 +100,10 @@ pub struct TenantRestored {
     pub subjects: u64,
     /// Keys of classes and buckets that came over.
     pub keys_opened: u64,
-    /// Classes in the data that were erased since, and are gone again.
+    /// Classes in the data that were erased since, and are gone again: by the record of it, or, where the end of the ledger
+    /// is not known, because their key was dropped.
     pub erased_again: u64,
-    /// Classes whose key was not found, and why.
+    /// Classes of living subjects whose key was not found, and why.
     pub lost: u64,
     pub why: Vec<String>,
     /// The whole tenant was erased.
@@ -375,19 +376,32 @@ async fn rebuild(
             why,
             ..TenantRestored::default()
         };
-        // Under the live tree a key that is gone was erased, whether the ledger is here or not.
-        match source {
-            KeySource::Live(_) => tenant.erased_again += classes(&rebuilt.lost),
-            KeySource::Archive(..) => tenant.lost = classes(&rebuilt.lost),
-        }
+        tenant.lost = classes(&rebuilt.lost);
         if tenant.lost > 0 {
             tenant.why.push(format!(
                 "{} classes: their slot was given or changed after the key archive was written",
                 tenant.lost
             ));
         }
+        match (classes(&rebuilt.since), decisions.tail_known) {
+            (0, _) => {}
+            // Every erasure is on record, and these are not: they live, under another key than in the data.
+            (n, true) => {
+                tenant.lost += n;
+                tenant.why.push(format!(
+                    "{n} classes: they went over to other data keys after the data was copied; the key archive of its day \
+                     opens them"
+                ));
+            }
+            (n, false) => {
+                tenant.erased_again += n;
+                tenant.why.push(format!(
+                    "{n} of those erased again: no record here says so; their key was dropped after the data was copied"
+                ));
+            }
+        }
         lost += tenant.lost;
-        let gone: Vec<SlotUser> = rebuilt.dropped.into_iter().chain(rebuilt.lost).collect();
+        let gone: Vec<SlotUser> = [rebuilt.dropped, rebuilt.since, rebuilt.lost].into_iter().flatten().collect();
         let buried = drop_rows(&*store, no, &gone, &decisions, wanted.dry_run).await?;
         if !wanted.dry_run {
             clear_terms(&*store, &row).await?;

@@ -10,7 +10,7 @@ use pii_vault::config::Config;
 use pii_vault::crypto::recovery::RecoveryIdentity;
 use pii_vault::ids::*;
 use pii_vault::recovery::catalogue;
-use pii_vault::recovery::restore::{Report, TenantRestored};
+use pii_vault::recovery::restore::{Report, RestoreError, TenantRestored};
 use pii_vault::server::Node;
 use pii_vault::server::node::NodeError;
 use pii_vault::server::restore::{RestoreFailed, RestoreRequest, restore};
@@ -18,6 +18,7 @@ use pii_vault::vault::find::Key;
 use pii_vault::vault::hold::{HoldTarget, NewHold};
 use pii_vault::vault::operation::OperationStatus;
 use pii_vault::vault::read::Select;
+use pii_vault::vault::rotation::DataScope;
 use pii_vault::vault::{Context, VaultError};
 
 use crate::combinations::copy;
@@ -123,6 +124,36 @@ pub async fn usual() -> (TestVault, TenantNo) {
     erase(&t, tenant, "usr_2").await;
     person(&t, &t.call(tenant), "usr_6").await;
     (t, tenant)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_whose_data_keys_were_rotated_since_are_lost_and_not_erased() {
+    let (t, tenant) = usual().await;
+    let call = t.node.vault.call(t.operator(), t.node.vault.tenant(tenant).unwrap());
+    t.node.vault.rotate_data(&call, DataScope::default(), None, false).await.expect("rotate");
+    let jobs = t.node.vault.job_call(t.node.vault.tenant(tenant).unwrap());
+    while t.node.vault.go_on_rotations(&jobs, 10_000).await.expect("it goes on").more {}
+    drop((call, jobs));
+    let lost = close(t).await;
+    let live = |dry_run: bool, accept_lost: bool| {
+        let mut request = lost.request(lost.config.backups_dir());
+        request.identities.clear();
+        RestoreRequest { dry_run, accept_lost, ..request }
+    };
+    // Three of that night live, and nothing opens them; one was erased.
+    let told = lost.restore(live(true, false)).await.expect("dry run");
+    let alpha = of(&told, "alpha");
+    assert_eq!((alpha.erased_again, alpha.lost), (1, 3), "{told:?}");
+    assert!(alpha.why.iter().any(|why| why.starts_with("3 classes: they went over to other data keys")), "{told:?}");
+    let refused = lost.restore(live(false, false)).await;
+    assert!(matches!(refused, Err(RestoreFailed::Restore(RestoreError::Lost { lost: 3 }))), "{refused:?}");
+    let accepted = lost.restore(live(false, true)).await.expect("accepted");
+    assert_eq!((of(&accepted, "alpha").erased_again, of(&accepted, "alpha").lost), (1, 3), "{accepted:?}");
+    let t = lost.open().await;
+    open_are(&t, tenant, &ALL, &[]).await;
+    assert!(matches!(read(&t, tenant, "usr_2").await, Err(VaultError::SubjectErased)));
+    assert!(matches!(read(&t, tenant, "usr_3").await, Err(VaultError::NotFound)), "never said to be erased");
+    t.node.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -141,11 +141,16 @@ impl World {
             let (root, rebuilt) =
                 rebuild.run(&source, keep).await.map_err(|error| format!("the tree is not rebuilt: {error}"))?;
             rebuild.keep_root(&keeper, &self.kek(), &root).await.unwrap();
-            // Under the live tree what is erased is lost too, and the ledger says which.
-            if let Some(user) = rebuilt.lost.iter().find(|user| lives(user)) {
+            // Under the live tree what is erased is gone too, and the ledger says which.
+            let missing = match source {
+                KeySource::Live(_) => &rebuilt.since,
+                KeySource::Archive(..) => &rebuilt.lost,
+            };
+            if let Some(user) = missing.iter().find(|user| lives(user)) {
                 return Err(format!("somebody living was lost: {user:?}"));
             }
             gone.extend(rebuilt.dropped);
+            gone.extend(rebuilt.since);
             gone.extend(rebuilt.lost);
             if mutant == Some(Mutant::NoRekey) {
                 let page = spy.list_subjects(TENANT, None, SubjectUid(0), 10_000).await.unwrap();
