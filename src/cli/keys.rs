@@ -317,6 +317,7 @@ async fn status(s: &Session, kinds: Vec<i32>, seal: bool) -> Result<(), CliError
             Col("ASSURANCE", "assurance"),
             Col("REPLICAS", "replicas.name"),
             Col("AVAILABLE", "replicas.available"),
+            Col("AWAY BECAUSE", "replicas.reason"),
             Col("COVERED BY ARCHIVES", "covered"),
             Col("REFUSED TENANTS", "refused.tenant"),
             Col("BECAUSE", "refused.state"),

@@ -56,6 +56,9 @@ impl Config {
             if token.token.is_empty() || token.token.len() > 32 || token.key.is_empty() || token.key.len() > 64 {
                 bad("keeper.token", "has 1 to 32 bytes, the key's label 1 to 64");
             }
+            if !(10..=600_000).contains(&token.timeout_ms) || token.wait_s > 86_400 {
+                bad("keeper.token.timeout_ms", "is from 10 to 600000, wait_s at most 86400");
+            }
             if let Some(rule) = pin(token.pin_file.as_deref(), token.pin_credential.as_deref()) {
                 bad("keeper.token", &rule);
             }

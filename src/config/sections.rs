@@ -45,6 +45,9 @@ pub struct KeeperToken {
     /// Name of a systemd credential with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pin_credential: Option<String>,
+    /// Of one look at the token; one that takes longer makes the keeper away.
+    #[serde(default = "keeper_timeout")]
+    pub timeout_ms: u64,
     /// How long a start goes on trying a token that is not there.
     #[serde(default = "keeper_wait")]
     pub wait_s: u64,
@@ -52,6 +55,9 @@ pub struct KeeperToken {
 
 fn keeper_key() -> String {
     "pii-vault-keeper".into()
+}
+fn keeper_timeout() -> u64 {
+    5_000
 }
 fn keeper_wait() -> u64 {
     60

@@ -240,6 +240,10 @@ impl pb::key_service_server::KeyService for Api {
         let replica = |replica: &crate::keyring::keeper::ReplicaStatus| pb::KeeperReplica {
             name: replica.place.clone(),
             available: replica.state == ReplicaState::Active,
+            reason: match &replica.state {
+                ReplicaState::Away { reason } => reason.clone(),
+                ReplicaState::Active | ReplicaState::Retired => String::new(),
+            },
         };
         let tenants = self.vault.list_tenants(&call).await?;
         let refused = tenants.iter().filter(|view| {

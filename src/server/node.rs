@@ -116,7 +116,9 @@ pub(super) async fn guard(config: &Config) -> Result<Option<Guard>, NodeError> {
         _ => return Err(RootError::Form { rule: "exactly one of pin_file, pin_credential" }.into()),
     };
     let options = TokenOptions { module: from.module.clone(), label: from.token.clone() };
-    let objects = Arc::new(TokenObjects::new(options, pin));
+    let timeout = Duration::from_millis(from.timeout_ms);
+    let no_thread = |e: io::Error| NodeError::KeeperToken(TokenError::Away { what: e.to_string() });
+    let objects = Arc::new(TokenObjects::new(options, pin, timeout).map_err(no_thread)?);
     let (begun, mut pause) = (tokio::time::Instant::now(), Duration::from_millis(200));
     loop {
         let asked = objects.clone();

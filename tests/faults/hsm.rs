@@ -405,6 +405,11 @@ fn a_keeper_in_a_token_is_killed_at_every_call_of_its_module() {
 }
 
 #[test]
+fn a_module_that_hangs_delays_erasures_and_nothing_else() {
+    alone("hsm::keeper_in_a_module_that_hangs");
+}
+
+#[test]
 fn an_old_copy_beside_the_present_token_opens_nothing_that_was_erased() {
     alone("hsm::old_copy_beside_the_present_token");
 }
@@ -425,6 +430,7 @@ async fn guarded_place(hsm: &Hsm) -> server::Place {
         key: "keeper".into(),
         pin_file: Some(hsm.path("pin")),
         pin_credential: None,
+        timeout_ms: 1_000,
         wait_s: 1,
     };
     server::Place::changed(dir, 2, &["--recovery-out", &recovery], |config| config.keeper.token = Some(token)).await
@@ -505,6 +511,80 @@ async fn keeper_killed_at_every_call() {
     hsm.order("");
     let (server, _) = place.serve().await;
     assert!(name(&server.channel, &key, 39).await.is_ok());
+    server.stop();
+}
+
+/// Polls an erasure until its keys are gone.
+async fn ends(place: &server::Place, server: &server::Server, key: &server::Key, erasure: &str) {
+    let mut erasures = ErasureServiceClient::new(server.channel.clone());
+    let begun = Instant::now();
+    loop {
+        let get = pb::GetErasureRequest { erasure: erasure.into() };
+        let now = erasures.get_erasure(with(&key.text, get)).await.expect("there").into_inner().erasure.unwrap();
+        if now.status() == pb::ErasureStatus::Erased {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "it ends: {}", place.log());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a process that another test starts"]
+async fn keeper_in_a_module_that_hangs() {
+    let hsm = given();
+    let place = guarded_place(&hsm).await;
+    let key = place.keys(1).await.remove(0);
+    let (server, _) = place.serve().await;
+    put(&server.channel, &key, 0..20).await;
+    let all = objects(&hsm);
+    let mut erasures = ErasureServiceClient::new(server.channel.clone());
+    let mut keys = pb::key_service_client::KeyServiceClient::new(server.channel.clone());
+    let ask = |n: usize| {
+        let erase = pb::EraseSubjectRequest { key: by_id(&person(n)), ..Default::default() };
+        with(&key.text, erase)
+    };
+    for (n, call) in ["GenerateKey", "Encrypt", "FindObjectsInit", "DestroyObject"].into_iter().enumerate() {
+        let n = 2 * n;
+        hsm.order(&format!("{call} 0 stall"));
+        let begun = Instant::now();
+        let asked = erasures.erase_subject(ask(n)).await.expect("noted").into_inner().erasure.unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(8), "{call}: {:?}", begun.elapsed());
+        assert_eq!(asked.status(), pb::ErasureStatus::Pending, "{call}");
+        assert!(gone(&name(&server.channel, &key, n).await) || name(&server.channel, &key, n).await.is_err(), "{call}");
+        assert!(name(&server.channel, &key, 19).await.is_ok(), "{call}: reads go on");
+        // Asked for again while the module has not returned: at once, and not done either.
+        let begun = Instant::now();
+        let next = erasures.erase_subject(ask(n + 1)).await.expect("noted").into_inner().erasure.unwrap();
+        assert_eq!(next.status(), pb::ErasureStatus::Pending, "{call}");
+        assert!(begun.elapsed() < Duration::from_secs(3), "{call}: {:?}", begun.elapsed());
+        let status = keys.get_seal_status(with(&place.operator, pb::GetSealStatusRequest {})).await.expect("status");
+        let away = status.into_inner().replicas.into_iter().find(|replica| !replica.available).expect("one is away");
+        assert!(away.reason.contains("has not answered within 1s"), "{call}: {}", away.reason);
+        for told in [place.program(&["healthcheck"]), place.try_program(&["doctor"]).1] {
+            assert!(told.contains("is away, erasures wait: the keeper's token: the module has not"), "{call}: {told}");
+        }
+        // What was given up goes on in the module when it answers: neither lost nor done twice.
+        hsm.order("");
+        ends(&place, &server, &key, &asked.erasure).await;
+        ends(&place, &server, &key, &next.erasure).await;
+        for n in [n, n + 1] {
+            assert!(gone(&name(&server.channel, &key, n).await), "{call}");
+        }
+        assert_eq!(objects(&hsm), all, "{call}: none is left behind");
+        assert!(name(&server.channel, &key, 19).await.is_ok(), "{call}");
+    }
+    // It hangs at the end: the server stops all the same, and the next start finishes.
+    hsm.order("DestroyObject 0 stall");
+    let asked = erasures.erase_subject(ask(18)).await.expect("noted").into_inner().erasure.unwrap();
+    assert_eq!(asked.status(), pb::ErasureStatus::Pending);
+    server.stop();
+    hsm.order("");
+    let (server, _) = place.serve().await;
+    ends(&place, &server, &key, &asked.erasure).await;
+    assert!(gone(&name(&server.channel, &key, 18).await));
+    assert!(name(&server.channel, &key, 19).await.is_ok());
+    assert_eq!(objects(&hsm), all);
     server.stop();
 }
 

@@ -1,7 +1,7 @@
 /* A PKCS#11 module before another one (-DMODULE="..."): it notes calls by name, and does what a file of orders says.
  *
  * HSM_ORDERS names the file; a line of it is `CALL NTH WHAT`: at the NTH of these calls in this process (0: at each), WHAT
- * is an error's number (the call is not made), `stall` (it is made after 30 s), `before` or `after` (SIGKILL before or
+ * is an error's number (the call is not made), `stall` (it is made when the order is taken back, or after 30 s), `before` or `after` (SIGKILL before or
  * after it is made). Calls are noted in the file of that name with `.log` behind it, one a line. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -21,6 +21,16 @@ struct list {
 static struct list *real, mine;
 static long counts[68];
 
+static int stalled(const char *orders, const char *name) {
+  char line[128], who[32], told[32];
+  int found = 0;
+  FILE *file = fopen(orders, "r");
+  while (file && fgets(line, sizeof line, file))
+    found |= sscanf(line, "%31s %*d %31s", who, told) == 2 && !strcmp(who, name) && !strcmp(told, "stall");
+  if (file) fclose(file);
+  return found;
+}
+
 static unsigned long pass(int at, const char *name, long a, long b, long c, long d, long e, long f) {
   long nth = __sync_add_and_fetch(&counts[at], 1);
   const char *orders = getenv("HSM_ORDERS");
@@ -37,7 +47,7 @@ static unsigned long pass(int at, const char *name, long a, long b, long c, long
   }
   if (file) fclose(file);
   if (!strcmp(what, "before")) kill(getpid(), SIGKILL);
-  if (!strcmp(what, "stall")) sleep(30);
+  for (int waited = 0; !strcmp(what, "stall") && waited < 300 && stalled(orders, name); waited++) usleep(100000);
   if (what[0] >= '0' && what[0] <= '9') return strtoul(what, NULL, 10);
   unsigned long answer = real->calls[at](a, b, c, d, e, f);
   if (!strcmp(what, "after")) kill(getpid(), SIGKILL);
