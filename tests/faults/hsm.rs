@@ -108,10 +108,6 @@ pub fn private(path: &Path, text: &str) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-fn free_port() -> std::net::SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
 /// A vault whose program runs with a module.
 struct Place {
     _dir: tempfile::TempDir,
@@ -124,7 +120,7 @@ impl Place {
         let dir = tempfile::tempdir().unwrap();
         let hsm = Hsm::new(dir.path());
         let mut config = config(dir.path());
-        (config.listen.address, config.ops.address) = (free_port(), free_port());
+        (config.listen.address, config.ops.address) = server::addresses_of_its_own();
         config.root_kek = Some(hsm.source("pin", 1));
         let place = Place { _dir: dir, hsm, config };
         let operator = place.hsm.path("operator.key").display().to_string();
@@ -152,12 +148,15 @@ impl Place {
     }
 
     fn serve(&self) -> Served<'_> {
-        let child = self.command("tokens", &["serve"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let log = self.hsm.path("server.log");
+        let written = std::fs::File::create(&log).unwrap();
+        let child = self.command("tokens", &["serve"]).stdout(Stdio::null()).stderr(written).spawn().unwrap();
         let mut served = Served { place: self, child };
         let begun = Instant::now();
+        let told = || std::fs::read_to_string(&log).unwrap_or_default();
         while !self.run("tokens", &["healthcheck"]).0 {
-            assert_eq!(served.child.try_wait().unwrap(), None, "the server ended");
-            assert!(begun.elapsed() < Duration::from_secs(60), "it does not get ready");
+            assert_eq!(served.child.try_wait().unwrap(), None, "the server ended: {}", told());
+            assert!(begun.elapsed() < Duration::from_secs(60), "it does not get ready: {}", told());
             std::thread::sleep(Duration::from_millis(50));
         }
         served

@@ -1,9 +1,11 @@
 //! A vault of its own served by the real program, with keys to call it.
 
 use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use pb::access_service_client::AccessServiceClient;
@@ -45,8 +47,14 @@ fn name(text: &str) -> Name {
     Name::parse("name", text).unwrap()
 }
 
-fn free_port() -> std::net::SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+/// Addresses for the service and for its operation that no other test uses. A port of 127.0.0.1 that the kernel chose is
+/// not ours: it goes to any connection of a neighbour while our server is down, and may be in TIME_WAIT for a minute then.
+pub fn addresses_of_its_own() -> (SocketAddr, SocketAddr) {
+    static PLACES: AtomicU8 = AtomicU8::new(1);
+    let (process, place) = (std::process::id(), PLACES.fetch_add(1, Relaxed));
+    assert_ne!(place, u8::MAX, "254 places of one process");
+    let host = Ipv4Addr::new(127, 64 | (process >> 8) as u8 & 63, process as u8, place);
+    ((host, 7711).into(), (host, 7712).into())
 }
 
 impl Place {
@@ -71,7 +79,7 @@ impl Place {
         let mut config = config(dir.path());
         change(&mut config);
         config.keeper.paths = (0..replicas).map(|n| dir.path().join(format!("keeper-{n}"))).collect();
-        (config.listen.address, config.ops.address) = (free_port(), free_port());
+        (config.listen.address, config.ops.address) = addresses_of_its_own();
         let mut place = Place { dir, config, tenant: TenantNo::VAULT, operator: String::new(), role: RoleNo(0) };
         let operator = place.path("operator.key");
         place.program(&[&["init", "--operator-key-file", &operator], recovery].concat());
