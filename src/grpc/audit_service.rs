@@ -16,7 +16,8 @@ use crate::grpc::status::bad_field;
 use crate::grpc::words::{self, MAX_VALUES};
 use crate::ids::{ActorId, PurposeNo, RecipientNo, SubjectUid, TenantNo};
 use crate::vault::access_report::Accessed;
-use crate::vault::audit_read::{ChainVerdict, EntryQuery};
+use crate::vault::audit_read::EntryQuery;
+use crate::vault::audit_verify::ChainVerdict;
 use crate::vault::decoy::Decoy;
 use crate::vault::{Call, VaultError};
 

@@ -28,7 +28,7 @@ use crate::server::roots::{ConfiguredRoots, prepare_root};
 use crate::storage::readlog::{ReadLog, ReadLogError, ReadLogOptions};
 use crate::storage::sqlite::{Options as SqliteOptions, SqliteStore, lock};
 use crate::storage::{ChangeSet, Mutation, ObjectKind, ObjectRow, Store, StoreError, TenantRow, TenantState};
-use crate::vault::audit_read::known_reads;
+use crate::vault::checkpoints::known_reads;
 use crate::vault::rollback::Rollback;
 use crate::vault::rotation::{Kind, Periods};
 use crate::vault::tenant::{TenantKind, TenantSettings};

@@ -1,5 +1,5 @@
-//! Looking at the audit: entries by filter, both chains verified, the signed checkpoint over all heads. Everybody who
-//! looks needs the verb AUDIT and leaves an entry.
+//! Looking at the audit: entries by filter, page by page or followed. Everybody who looks needs the verb AUDIT and leaves an
+//! entry.
 
 use crate::access::{FieldSet, Verb};
 use crate::audit::*;
@@ -7,50 +7,15 @@ use crate::auth::Kind as PrincipalKind;
 use crate::clock::Timestamp;
 use crate::crypto::aad::{Aad, Kind};
 use crate::ids::*;
-use crate::keyring::{KeyRef, Keyring, TenantKeyState};
-use crate::storage::readlog::{ReadLogError, VerifyError};
-use crate::storage::*;
+use crate::keyring::KeyRef;
+use crate::storage::readlog::ReadLogError;
 use crate::vault::Vault;
-use crate::vault::audit_tree::day_no;
 use crate::vault::call::Call;
 use crate::vault::error::VaultError;
-use crate::vault::signers;
 use zeroize::Zeroizing;
 
 /// Entries that one page looks at, however few it shows: a page costs a bounded time.
 const LOOKS: usize = 20_000;
-/// A checkpoint younger than this is answered as it is; older ones are made anew.
-const CHECKPOINT_MS: i64 = 60_000;
-/// Where the newest checkpoint is kept, in the vault's own tenant.
-const CHECKPOINT_KEY: &[u8] = b"newest";
-/// Prefix of the last checkpoint of each day (in UTC, by number, four bytes).
-const OF_DAY: &[u8] = b"day";
-
-pub(crate) fn day_key(at: Timestamp) -> Vec<u8> {
-    [OF_DAY, &day_no(at).to_be_bytes()].concat()
-}
-
-/// The heads of the read chains that the newest checkpoint names: what the read log must hold when it is opened.
-///
-/// # Errors
-/// `DataLoss` where the checkpoint was not signed by this vault.
-pub async fn known_reads(
-    store: &dyn Store,
-    keyring: &Keyring,
-    now: Timestamp,
-) -> Result<Vec<(TenantNo, Head)>, VaultError> {
-    if keyring.state(TenantNo::VAULT) != TenantKeyState::Ready {
-        // Nothing can be compared; who opens such a vault hears of its keys.
-        return Ok(Vec::new());
-    }
-    let row = store.object(TenantNo::VAULT, ObjectKind::Checkpoint, CHECKPOINT_KEY.to_vec()).await?;
-    let Some(row) = row else { return Ok(Vec::new()) };
-    let keys: Vec<[u8; 32]> = signers::load(store, keyring, now).await?.iter().map(|one| one.public).collect();
-    let checkpoint = Checkpoint::from_json(&row.body, &keys).map_err(|_| VaultError::DataLoss)?;
-    let reads = checkpoint.heads().iter().filter(|one| one.chain == Chain::Read && one.head.seq > 0);
-    Ok(reads.map(|one| (one.tenant, one.head)).collect())
-}
-
 /// Which entries; empty lists and `None` are no condition.
 #[derive(Debug, Clone, Default)]
 pub struct EntryQuery {
@@ -135,21 +100,6 @@ impl Follower {
 pub(crate) enum EntryWalk {
     Changes { tenant: TenantNo, after: u64 },
     Reads(crate::storage::readlog::Groups),
-}
-
-/// What is kept of a chain, and whether it is whole.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ChainVerdict {
-    pub tenant: TenantNo,
-    pub chain: Chain,
-    /// Number of the first entry that is still kept; 0: there is none.
-    pub first: u64,
-    pub head: Head,
-    /// The first position that does not fit.
-    pub bad: Option<u64>,
-    /// Heads from elsewhere that it was compared with, and those before what is kept.
-    pub compared: u32,
-    pub pruned: u32,
 }
 
 /// What a caller wrote about a call: reason and reference.
@@ -403,236 +353,6 @@ impl Vault {
                 blocking(step).await
             }
         }
-    }
-
-    /// Recomputes both chains of the tenant and compares them with all checkpoints that are kept and with heads that others
-    /// kept. A call in the vault's own tenant compares the chains of all tenants that `against` names.
-    pub async fn verify_audit(&self, call: &Call, against: &[ChainHead]) -> Result<Vec<ChainVerdict>, VaultError> {
-        call.permit(Verb::Audit)?;
-        let own = call.tenant.no;
-        let kept = self.kept_checkpoints().await?;
-        let mut tenants = vec![own];
-        if own == TenantNo::VAULT {
-            tenants.extend(against.iter().map(|one| one.tenant));
-            tenants.sort_unstable();
-            tenants.dedup();
-        }
-        let mut verdicts = Vec::with_capacity(2 * tenants.len());
-        for tenant in tenants {
-            for chain in [Chain::Change, Chain::Read] {
-                let of_chain = |one: &&ChainHead| one.tenant == tenant && one.chain == chain && one.head.seq > 0;
-                let elsewhere: Vec<Head> = against.iter().filter(of_chain).map(|one| one.head).collect();
-                let mut heads: Vec<Head> = kept.iter().filter_map(|c| c.head(tenant, chain)).collect();
-                heads.retain(|head| head.seq > 0);
-                heads.extend_from_slice(&elsewhere);
-                heads.sort_by_key(|head| head.seq);
-                heads.dedup();
-                let mut verdict = match chain {
-                    Chain::Change => self.verify_changes(tenant, heads).await?,
-                    Chain::Read => self.verify_reads(tenant, heads).await?,
-                };
-                // A head is before the first entry that is kept when the entry behind it is gone, too.
-                let before = |head: &&Head| verdict.first > head.seq + 1;
-                verdict.pruned = elsewhere.iter().filter(before).count() as u32;
-                let reached = verdict.bad.unwrap_or(u64::MAX);
-                verdict.compared = elsewhere.iter().filter(|head| !before(head) && head.seq < reached).count() as u32;
-                verdicts.push(verdict);
-            }
-        }
-        self.note_listing(call, Action::VerifyAudit).await?;
-        Ok(verdicts)
-    }
-
-    async fn verify_changes(&self, tenant: TenantNo, known: Vec<Head>) -> Result<ChainVerdict, VaultError> {
-        let chain = Chain::Change;
-        let mut verifier = Verifier::new(tenant, chain, genesis(self.keyring.vault(), tenant, chain), &known);
-        let (mut after, mut first) = (0, 0);
-        loop {
-            let rows = self.store.audit_groups(tenant, after, 256).await?;
-            let Some(last) = rows.last() else { break };
-            after = last.first + u64::from(last.count) - 1;
-            for row in &rows {
-                let next = verifier.head().seq + 1;
-                let pushed = match Group::parse(&row.body) {
-                    Ok(group) => {
-                        first = if first == 0 { group.first } else { first };
-                        verifier.push(&group).map_err(|tamper| tamper.first)
-                    }
-                    Err(_) => Err(next),
-                };
-                if let Err(bad) = pushed {
-                    return Ok(ChainVerdict {
-                        tenant,
-                        chain,
-                        first,
-                        head: verifier.head(),
-                        bad: Some(bad),
-                        compared: 0,
-                        pruned: 0,
-                    });
-                }
-            }
-        }
-        let head = verifier.head();
-        let bad = verifier.finish().err().map(|tamper| tamper.first);
-        Ok(ChainVerdict { tenant, chain, first, head, bad, compared: 0, pruned: 0 })
-    }
-
-    async fn verify_reads(&self, tenant: TenantNo, known: Vec<Head>) -> Result<ChainVerdict, VaultError> {
-        let log = self.read_log.clone();
-        blocking(move || {
-            let chain = Chain::Read;
-            let first = match log.groups(tenant, 1).map_err(unreadable)?.next() {
-                Some(Ok(bytes)) => Group::parse(&bytes).map_or(0, |group| group.first),
-                Some(Err(_)) | None => 0,
-            };
-            let head = log.head(tenant);
-            let bad = match log.verify(tenant, &known) {
-                Ok(_) => None,
-                Err(VerifyError::Tampered(tamper)) => Some(tamper.first),
-                // A segment that cannot be read: which of its entries is the first bad one is not known.
-                Err(VerifyError::Unreadable(_)) => Some(first.max(1)),
-            };
-            Ok(ChainVerdict { tenant, chain, first, head, bad, compared: 0, pruned: 0 })
-        })
-        .await
-    }
-
-    /// The newest checkpoint, made now if the last one is older than a minute; or the last one of the day that `at` lies
-    /// in. For who has the verb AUDIT.
-    pub async fn get_checkpoint(&self, call: &Call, at: Option<Timestamp>) -> Result<Checkpoint, VaultError> {
-        call.permit(Verb::Audit)?;
-        if let Some(at) = at {
-            let row = self.store.object(TenantNo::VAULT, ObjectKind::Checkpoint, day_key(at)).await?;
-            let checkpoint = self.read_checkpoint(&row.ok_or(VaultError::NotFound)?)?;
-            self.note_listing(call, Action::Checkpoint).await?;
-            return Ok(checkpoint);
-        }
-        let tenant = call.tenant.no;
-        let newest = self.stored_checkpoint().await?;
-        let fresh = newest.filter(|c| {
-            (0..CHECKPOINT_MS).contains(&(call.wall.0 - c.at().0)) && c.head(tenant, Chain::Change).is_some()
-        });
-        let checkpoint = match fresh {
-            Some(checkpoint) => checkpoint,
-            None => self.make_checkpoint(call.wall).await?,
-        };
-        self.note_listing(call, Action::Checkpoint).await?;
-        Ok(checkpoint)
-    }
-
-    /// Signs the heads of all chains and keeps the result as the newest checkpoint and the last one of its day.
-    pub async fn make_checkpoint(&self, now: Timestamp) -> Result<Checkpoint, VaultError> {
-        let _one_at_a_time = self.checkpointing.lock().await;
-        self.checkpoint_now(now).await
-    }
-
-    /// The same, and the trees of a tenant's chains of changes and of reads as it signs them; `None`: a chain without
-    /// entries, or without a tree.
-    pub(crate) async fn checkpoint_with_trees(
-        &self,
-        tenant: TenantNo,
-        now: Timestamp,
-    ) -> Result<(Checkpoint, [Option<GrowingTree>; 2]), VaultError> {
-        let _one_at_a_time = self.checkpointing.lock().await;
-        let checkpoint = self.checkpoint_now(now).await?;
-        let mut trees = [None, None];
-        for (tree, chain) in trees.iter_mut().zip([Chain::Change, Chain::Read]) {
-            *tree = self.kept_tree(tenant, chain, None).await?.map(|kept| kept.tree);
-        }
-        Ok((checkpoint, trees))
-    }
-
-    async fn checkpoint_now(&self, now: Timestamp) -> Result<Checkpoint, VaultError> {
-        let (mut heads, mut change) = (Vec::new(), ChangeSet::default());
-        for row in self.store.tenants().await? {
-            for chain in [Chain::Change, Chain::Read] {
-                heads.push(self.head_with_tree(row.no, chain, now, &mut change).await?);
-            }
-        }
-        let checkpoint = Checkpoint::sign(self.keyring.vault(), now, heads, &self.keyring.signing());
-        for key in [CHECKPOINT_KEY.to_vec(), day_key(now)] {
-            let (tenant, kind) = (TenantNo::VAULT, ObjectKind::Checkpoint);
-            let row = self.store.object(tenant, kind, key.clone()).await?;
-            let revision = Revision(row.map_or(0, |row| row.revision.0) + 1);
-            change.change(Mutation::PutObject(ObjectRow { tenant, kind, key, revision, body: checkpoint.to_json() }));
-        }
-        self.store.commit(change).await?;
-        Ok(checkpoint)
-    }
-
-    /// The newest checkpoint that is kept, if its signature is right.
-    pub(crate) async fn stored_checkpoint(&self) -> Result<Option<Checkpoint>, VaultError> {
-        let row = self.store.object(TenantNo::VAULT, ObjectKind::Checkpoint, CHECKPOINT_KEY.to_vec()).await?;
-        row.map(|row| self.read_checkpoint(&row)).transpose()
-    }
-
-    pub(crate) fn read_checkpoint(&self, row: &ObjectRow) -> Result<Checkpoint, VaultError> {
-        Checkpoint::from_json(&row.body, &self.receipt_keys()).map_err(|_| VaultError::DataLoss)
-    }
-
-    /// Rows of the last checkpoints of days after that of `after`, oldest first.
-    pub(crate) async fn checkpoints_of_days(&self, after: &[u8], limit: u32) -> Result<Page<ObjectRow>, VaultError> {
-        let after = if after.is_empty() { OF_DAY } else { after };
-        let (tenant, kind) = (TenantNo::VAULT, ObjectKind::Checkpoint);
-        Ok(self.store.objects(tenant, kind, OF_DAY.to_vec(), after.to_vec(), limit).await?)
-    }
-
-    /// The last checkpoint of each day, and the newest.
-    pub(crate) async fn kept_checkpoints(&self) -> Result<Vec<Checkpoint>, VaultError> {
-        let (mut kept, mut after) = (Vec::new(), Vec::new());
-        loop {
-            let page = self.store.objects(TenantNo::VAULT, ObjectKind::Checkpoint, Vec::new(), after, 100).await?;
-            for row in &page.rows {
-                kept.push(self.read_checkpoint(row)?);
-            }
-            match page.rows.last() {
-                Some(last) if page.more => after = last.key.clone(),
-                _ => return Ok(kept),
-            }
-        }
-    }
-
-    /// Removes checkpoints of days before `before`; answers how many.
-    pub(crate) async fn prune_checkpoints(&self, before: Timestamp) -> Result<usize, VaultError> {
-        let (tenant, kind) = (TenantNo::VAULT, ObjectKind::Checkpoint);
-        let page = self.store.objects(tenant, kind, OF_DAY.to_vec(), OF_DAY.to_vec(), 100).await?;
-        let end = day_key(before);
-        let mut change = ChangeSet::default();
-        for row in page.rows.into_iter().filter(|row| row.key < end) {
-            change.change(Mutation::DeleteObject { tenant, kind, key: row.key });
-        }
-        let old = change.mutations.len();
-        if old > 0 {
-            self.store.commit(change).await?;
-        }
-        self.drop_trees(Some(before)).await?;
-        Ok(old)
-    }
-
-    /// By who has the machine, with the server stopped: the read audit is what it is now, although it lacks what a
-    /// checkpoint names. Checkpoints begin anew; those that others keep go on to show the loss, and so does the entry.
-    pub async fn accept_audit_loss(&self) -> Result<(), VaultError> {
-        let (tenant, kind) = (TenantNo::VAULT, ObjectKind::Checkpoint);
-        let mut change = ChangeSet::default();
-        let mut after = Vec::new();
-        loop {
-            let page = self.store.objects(tenant, kind, Vec::new(), after, 1_000).await?;
-            for row in &page.rows {
-                change.change(Mutation::DeleteObject { tenant, kind, key: row.key.clone() });
-            }
-            match page.rows.last() {
-                Some(last) if page.more => after = last.key.clone(),
-                _ => break,
-            }
-        }
-        let now = self.clock.now();
-        let entry = AuditRecord::new(now, ActorId(0), Action::VerifyAudit, Outcome::DataLoss);
-        change.note(tenant, entry.to_bytes());
-        self.store.commit(change).await?;
-        self.drop_trees(None).await?;
-        self.make_checkpoint(now).await?;
-        Ok(())
     }
 
     /// What the caller of a recorded call wrote about it, where the class that it is sealed under still has its key and
