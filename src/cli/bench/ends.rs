@@ -95,7 +95,12 @@ impl Run {
         Ok((done.expect("the loop ends when it is there"), slow))
     }
 
-    /// The same while nothing else goes on.
+    /// One window of them beside nothing.
+    pub(super) async fn window_at_rest(&self, readers: &Readers) -> Result<Vec<f64>, BenchError> {
+        Ok(self.reads_during(readers, std::future::ready(Ok(()))).await?.1)
+    }
+
+    /// The same for as long as a row takes.
     pub(super) async fn reads_at_rest(&self, readers: &Readers) -> Result<Vec<f64>, BenchError> {
         let time = self.plan.window * self.plan.windows as u32;
         let rest = async {

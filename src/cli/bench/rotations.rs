@@ -79,14 +79,13 @@ impl Run {
         progress("reads beside a rotation of data keys");
         let frames = self.get_frames(target, HOT.min(self.plan.subjects));
         let readers = Readers { wire: target.wire.clone(), frames };
-        let rest = || std::future::ready(Ok(()));
         let mut turns = Turns::default();
-        self.reads_during(&readers, rest()).await?;
+        self.window_at_rest(&readers).await?;
         for _ in 0..self.plan.windows {
-            let idle = self.reads_during(&readers, rest()).await?.1;
-            let again = self.reads_during(&readers, rest()).await?.1;
+            let idle = self.window_at_rest(&readers).await?;
+            let again = self.window_at_rest(&readers).await?;
             target.part.ask(json!({ "do": "rotate on" })).await?;
-            turns.add(idle, again, self.reads_during(&readers, rest()).await?.1);
+            turns.add(idle, again, self.window_at_rest(&readers).await?);
             target.part.ask(json!({ "do": "rotate off" })).await?;
         }
         self.rows.extend(turns.rows("a data key rotation"));
