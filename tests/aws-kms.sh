@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-profile=--release
+profile='--profile ci'
 [ "${1:-}" = --debug ] && profile=
 place=$(mktemp -d)
 trap 'kill "${moto:-}" 2>/dev/null || true; rm -rf "$place"' EXIT

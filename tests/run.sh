@@ -35,7 +35,7 @@ fi
 log="$(mktemp)"
 trap 'rm -f "$log"' EXIT
 status=0
-cargo test --release --locked --no-fail-fast -- --test-threads 4 2>&1 | tee "$log" || status=$?
+cargo test --profile ci --locked --no-fail-fast -- --test-threads 4 2>&1 | tee "$log" || status=$?
 awk '/^test result:/ { passed += $4; failed += $6; ignored += $8 }
      END { printf "%d passed, %d failed, %d skipped\n", passed, failed, ignored }' "$log"
 exit "$status"

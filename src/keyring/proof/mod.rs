@@ -1,5 +1,5 @@
 //! Proofs by trying: crashes at every step of a swap, power losses, rollbacks, and the reachability oracle over random
-//! histories. `PII_VAULT_FULL=1 cargo test --release --lib keyring::proof` runs the full counts; without it CI's small
+//! histories. `PII_VAULT_FULL=1 cargo test --profile ci --lib keyring::proof` runs the full counts; without it CI's small
 //! ones. `PII_VAULT_SEED=n` or `=a..b` chooses the oracle's histories.
 
 use futures_util::FutureExt as _;
