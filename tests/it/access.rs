@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use pii_vault::access::{Verb, View};
 use pii_vault::auth::{KeyId, Kind, Principal};
@@ -338,15 +338,14 @@ async fn t20_unknown_wrong_and_revoked_keys_take_the_same_time() {
             assert!(refused(&answer));
         }
     }
-    let median = |times: &mut Vec<Duration>| {
+    // The full count compares medians and allows one per cent. A few samples on a busy machine, of which the quicker ones
+    // say more, show a missing run of Argon2id: that would be a hundred times.
+    let (quantile, allowed) = if samples > 1_000 { (2, 1.01) } else { (8, 3.0) };
+    let [a, b] = took.map(|mut times| {
         times.sort_unstable();
-        times[times.len() / 2].as_secs_f64()
-    };
-    let [mut a, mut b] = took;
-    let (a, b) = (median(&mut a), median(&mut b));
-    // The full count allows one per cent; a few samples on a busy machine allow no more than to see a missing run.
-    let allowed = if samples > 1_000 { 0.01 } else { 0.35 };
-    assert!((a / b - 1.0).abs() < allowed, "unknown {a} s, revoked {b} s");
+        times[times.len() / quantile].as_secs_f64()
+    });
+    assert!(a.max(b) / a.min(b) < allowed, "unknown {a} s, revoked {b} s");
     // What was refused once is refused without a run for a minute.
     let from = Instant::now();
     for text in &revoked {

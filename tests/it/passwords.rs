@@ -371,8 +371,8 @@ async fn t20_unknown_wrong_none_and_locked_are_one_answer_in_one_time() {
         }
     }
     // The full count compares medians and allows one per cent. A few samples on a busy machine, of which the quicker ones
-    // say more, allow no more than to see a missing hash.
-    let (quantile, allowed) = if samples > 1_000 { (2, 1.01) } else { (8, 1.5) };
+    // say more, show a missing hash: that would be a hundred times.
+    let (quantile, allowed) = if samples > 1_000 { (2, 1.01) } else { (8, 3.0) };
     let typical = took.map(|mut times| {
         assert!(times.len() > samples / 2, "the machine is too busy to measure");
         times.sort_unstable();
