@@ -9,11 +9,13 @@
 mod action;
 mod chain;
 mod checkpoint;
+mod extension;
 mod record;
 mod tree;
 
 pub use action::{Action, Outcome};
 pub use chain::{Chain, Entries, Group, GroupBuilder, Head, Tamper, TamperKind, Verifier, genesis, verify};
 pub use checkpoint::{ChainHead, Checkpoint, CheckpointError, HeadProof, heads_root};
+pub use extension::goes_on_from;
 pub use record::{AuditRecord, DecodeError, Fields, Filter, MAX_DETAIL};
 pub use tree::{ChainTree, GrowingTree};

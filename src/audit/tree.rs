@@ -92,6 +92,15 @@ impl GrowingTree {
         self.more = Span::new(self.size());
     }
 
+    /// Goes on to a later tree of the chain that was marked where this one ends; `false`, and nothing, where it was not.
+    pub fn join(&mut self, later: &GrowingTree) -> bool {
+        if self.more.join(&later.more).is_none() {
+            return false;
+        }
+        (self.before, self.last) = (later.before.clone(), later.last);
+        true
+    }
+
     fn whole(&self) -> Span {
         let mut whole = self.before.clone();
         if let Some(last) = &self.last {

@@ -1,8 +1,9 @@
 //! `audit`: who did what when, and whether the record of it is whole.
 
-use crate::audit::{Chain, ChainHead, Checkpoint, HeadProof};
+use crate::audit::{ChainHead, Checkpoint, HeadProof};
 use crate::cli::args::{self, ListArgs, subject_key};
 use crate::cli::error::CliError;
+use crate::cli::extends::{Kept, Shown, check, wire_chain};
 use crate::cli::forward::{Forward, forward};
 use crate::cli::input::confirm;
 use crate::cli::names::{Names, Noun};
@@ -12,6 +13,7 @@ use crate::cli::receipt::{ids, public_keys, trim};
 use crate::cli::session::Session;
 use crate::cli::text::Moment;
 use crate::cli::values::wire;
+use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::grpc::pb;
 use clap::{Args, Subcommand};
 use data_encoding::HEXLOWER;
@@ -126,9 +128,10 @@ Examples:
     Forward(Forward),
     /// Let the server recompute its chains, compare them with checkpoints that others kept, or check a checkpoint alone
     #[command(
-        after_help = "With --against the signatures in FILE (a checkpoint, proofs, or the file of an external anchor, a line each) are
-checked here with the vault's public key, and then the server recomputes its chains: each must go on from every head that
-FILE names. A history that was replaced, with its checkpoints, does not. An operator's key compares the chains of all tenants.
+        after_help = "With --against everything in FILE (a checkpoint, proofs, or the file of an external anchor, a line each) is checked
+here with the vault's public key: its signatures, that of a checkpoint which the server signs now, and proofs that this one
+goes on from every head in FILE. A history that was replaced, with its checkpoints, does not, whatever the server says. The
+server also recomputes its chains. An operator's key compares the chains of all tenants.
 With --checkpoint nothing is asked of a server: the signature and the Merkle root (or the proof) are checked with
 the vault's public key alone. Exit code 7 when something is not right.
 
@@ -249,21 +252,17 @@ const PRUNED: &[Col] = &[Col("SEGMENTS", "segment_count"), Col("KEPT SINCE", "ke
 /// Heads in one call: AuditService takes so many.
 const HEADS: usize = 50_000;
 
-/// The heads of checkpoints and proofs, a line each, and when the last was made. What an interrupted write left is no line.
-fn heads_in(path: &Path, keys: &[[u8; 32]]) -> Result<(crate::clock::Timestamp, Vec<ChainHead>), CliError> {
+/// The heads of checkpoints and proofs, a line each, in the order of the file. What an interrupted write left is no line.
+fn heads_in(path: &Path, keys: &[[u8; 32]]) -> Result<Kept, CliError> {
     let bytes = fs::read(path).map_err(CliError::io(path.display().to_string()))?;
-    let (mut at, mut heads) = (crate::clock::Timestamp(0), Vec::new());
+    let mut kept = Kept { at: Timestamp(0), vault: String::new(), heads: Vec::new() };
     for line in trim(&bytes).split(|byte| *byte == b'\n') {
         match (Checkpoint::from_json(line, keys), HeadProof::from_json(line, keys)) {
-            (Ok(checkpoint), _) => {
-                at = checkpoint.at();
-                heads.extend_from_slice(checkpoint.heads());
-            }
-            (Err(_), Ok(proof)) => {
-                at = proof.at();
-                heads.push(proof.head());
-            }
-            (Err(_), Err(_)) if !heads.is_empty() && serde_json::from_slice::<serde_json::Value>(line).is_err() => {
+            (Ok(checkpoint), _) => kept.add(path, checkpoint.at(), checkpoint.vault(), checkpoint.heads())?,
+            (Err(_), Ok(proof)) => kept.add(path, proof.at(), proof.vault(), &[proof.head()])?,
+            (Err(_), Err(_))
+                if !kept.heads.is_empty() && serde_json::from_slice::<serde_json::Value>(line).is_err() =>
+            {
                 note(&format!("{}: a line that is cut off was left out", path.display()));
             }
             (Err(e), Err(_)) => {
@@ -272,52 +271,85 @@ fn heads_in(path: &Path, keys: &[[u8; 32]]) -> Result<(crate::clock::Timestamp, 
             }
         }
     }
-    Ok((at, heads))
+    Ok(kept)
+}
+
+impl Kept {
+    fn add(&mut self, path: &Path, at: Timestamp, vault: &str, heads: &[ChainHead]) -> Result<(), CliError> {
+        if !self.vault.is_empty() && self.vault != vault {
+            return Err(CliError::CheckFailed(format!("{}: its checkpoints are of two vaults", path.display())));
+        }
+        self.at = self.at.max(at);
+        self.vault = vault.to_owned();
+        self.heads.extend_from_slice(heads);
+        Ok(())
+    }
 }
 
 /// `audit verify`, by the server; with heads that others kept.
 async fn verify_there(s: &Session, a: Verify) -> Result<(), CliError> {
-    let mut heads = match &a.against {
-        Some(path) => heads_in(path, &public_keys(&a.public_keys)?)?.1,
-        None => Vec::new(),
+    let Some(path) = &a.against else {
+        let request = pb::VerifyAuditRequest { tenant: s.tenant(), against: Vec::new() };
+        let answer = s.patient().audit().verify_audit(request).await?.into_inner();
+        match s.out.json {
+            true => s.out.document(&wire(&answer))?,
+            false => s.out.table(&answer.chains, VERDICT, &Names::default())?,
+        }
+        return if answer.valid {
+            Ok(())
+        } else {
+            Err(CliError::CheckFailed("a chain of the audit is not whole".into()))
+        };
     };
-    heads.retain(|one| one.head.seq > 0);
-    heads.sort_by_key(|one| (one.tenant, one.chain, one.head.seq));
-    heads.dedup();
-    if a.against.is_some() && heads.is_empty() {
+    let keys = public_keys(&a.public_keys)?;
+    let mut kept = heads_in(path, &keys)?;
+    kept.heads.retain(|one| one.head.seq > 0);
+    kept.heads.sort_by_key(|one| (one.tenant, one.chain, one.head.seq));
+    kept.heads.dedup();
+    if kept.heads.is_empty() {
         return Err(CliError::CheckFailed("there is no head of any chain in it: nothing is proven".into()));
     }
     let wire_head = |one: &ChainHead| pb::AuditHead {
         tenant_number: one.tenant.0,
-        chain: match one.chain {
-            Chain::Change => pb::AuditChain::Changes,
-            Chain::Read => pb::AuditChain::Reads,
-        } as i32,
+        chain: wire_chain(one.chain),
         position: one.head.seq,
         hash: one.head.hash.to_vec().into(),
     };
-    let mut answer = pb::VerifyAuditResponse { valid: true, chains: Vec::new() };
-    for part in 0..heads.len().div_ceil(HEADS).max(1) {
-        let part = heads.iter().skip(part * HEADS).take(HEADS);
-        let request = pb::VerifyAuditRequest { tenant: s.tenant(), against: part.map(wire_head).collect() };
-        let one = s.patient().audit().verify_audit(request).await?.into_inner();
-        answer.valid &= one.valid;
-        answer.chains.extend(one.chains);
-    }
-    match s.out.json {
-        true => s.out.document(&wire(&answer))?,
-        false => s.out.table(&answer.chains, VERDICT, &Names::default())?,
-    }
-    let compared: u32 = answer.chains.iter().map(|chain| chain.compared).sum();
-    match () {
-        _ if !answer.valid && a.against.is_some() => Err(CliError::CheckFailed(
-            "a chain of the audit is not whole, or does not go on from a checkpoint that others kept".into(),
-        )),
-        _ if !answer.valid => Err(CliError::CheckFailed("a chain of the audit is not whole".into())),
-        _ if a.against.is_some() && compared == 0 => {
-            Err(CliError::CheckFailed("none of its heads lies in what is kept of the audit: nothing is proven".into()))
+    let (mut valid, mut chains, mut shown) = (true, Vec::new(), Shown::default());
+    for part in kept.heads.chunks(HEADS) {
+        let request = pb::VerifyAuditRequest { tenant: s.tenant(), against: part.iter().map(wire_head).collect() };
+        let answer = s.patient().audit().verify_audit(request).await?.into_inner();
+        let part = Kept { heads: part.to_vec(), ..kept.clone() };
+        valid &= answer.valid;
+        // Where the server says itself that something is wrong, it proves nothing.
+        if answer.valid {
+            shown.add(check(&part, &answer, &keys, SystemClock::new().now())?);
         }
-        _ => Ok(()),
+        chains.extend(answer.chains);
+    }
+    if s.out.json {
+        let answer = pb::VerifyAuditResponse { valid: valid && shown.wrong.is_empty(), chains, extensions: Vec::new() };
+        let mut told = wire(&answer);
+        told["checked_here"] = shown.json();
+        s.out.document(&told)?;
+    } else {
+        s.out.table(&chains, VERDICT, &Names::default())?;
+        s.out.line(&format!(
+            "\nChecked here: the audit goes on from {} heads; {} by the server's word alone (signed before there were proofs), {} pruned, \
+             {} of other tenants not answered for.",
+            shown.proven, shown.by_word, shown.pruned, shown.unanswered
+        ))?;
+    }
+    let failed = |why: String| Err(CliError::CheckFailed(why));
+    match shown.wrong.first() {
+        _ if !valid => {
+            failed("a chain of the audit is not whole, or does not go on from a checkpoint that others kept".into())
+        }
+        Some(first) => failed(format!("{first}; {} such in all", shown.wrong.len())),
+        None if shown.proven + shown.by_word == 0 => {
+            failed("none of its heads lies in what is kept of the audit: nothing is proven".into())
+        }
+        None => Ok(()),
     }
 }
 
@@ -332,7 +364,7 @@ pub fn verify_here(out: Output, command: Audit) -> Result<(), CliError> {
         return Err(CliError::Unexpected("this command needs a server".into()));
     };
     let keys = public_keys(&texts)?;
-    let (at, heads) = heads_in(&path, &keys)?;
+    let Kept { at, heads, .. } = heads_in(&path, &keys)?;
     if out.json {
         let heads: Vec<_> = heads
             .iter()

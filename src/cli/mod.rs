@@ -20,6 +20,7 @@ mod erase;
 mod error;
 mod evidence;
 mod export;
+mod extends;
 mod forward;
 mod global;
 mod hold;

@@ -16,6 +16,7 @@ use crate::grpc::status::bad_field;
 use crate::grpc::words::{self, MAX_VALUES};
 use crate::ids::{ActorId, PurposeNo, RecipientNo, SubjectUid, TenantNo};
 use crate::vault::access_report::Accessed;
+use crate::vault::audit_extend::ChainSteps;
 use crate::vault::audit_read::EntryQuery;
 use crate::vault::audit_verify::ChainVerdict;
 use crate::vault::decoy::Decoy;
@@ -76,6 +77,20 @@ fn wire_verdict(verdict: &ChainVerdict) -> pb::ChainVerdict {
         tenant_number: verdict.tenant.0,
         compared: verdict.compared,
         pruned: verdict.pruned,
+    }
+}
+
+fn wire_extension(one: ChainSteps) -> pb::ChainExtension {
+    let head = one.present.head();
+    let step = |step: Option<Vec<[u8; 32]>>| pb::ConsistencyProof {
+        found: step.is_some(),
+        hashes: step.unwrap_or_default().iter().map(|hash| hash.to_vec().into()).collect(),
+    };
+    pb::ChainExtension {
+        tenant_number: head.tenant.0,
+        chain: wire_chain(head.chain) as i32,
+        present: one.present.to_json().into(),
+        steps: one.steps.into_iter().map(step).collect(),
     }
 }
 
@@ -246,9 +261,13 @@ impl pb::audit_service_server::AuditService for Api {
         }
         let against = against.iter().enumerate().map(|(i, head)| read_head(i, head)).collect::<Result<Vec<_>, _>>()?;
         let verdicts = self.vault.verify_audit(&call, &against).await?;
+        let valid = verdicts.iter().all(|verdict| verdict.bad.is_none());
+        // Of what is not whole nothing is proven.
+        let extensions = if valid { self.vault.prove_extensions(&call, &against).await? } else { Vec::new() };
         Ok(Response::new(pb::VerifyAuditResponse {
-            valid: verdicts.iter().all(|verdict| verdict.bad.is_none()),
+            valid,
             chains: verdicts.iter().map(wire_verdict).collect(),
+            extensions: extensions.into_iter().map(wire_extension).collect(),
         }))
     }
 

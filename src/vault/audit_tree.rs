@@ -30,6 +30,8 @@ fn tree_key(chain: Chain, day: u32) -> Vec<u8> {
 struct Follower {
     tree: GrowingTree,
     verifier: Option<Verifier<'static>>,
+    /// A tree of what is kept will do; otherwise it begins with the first group.
+    partial: bool,
     tenant: TenantNo,
     chain: Chain,
     vault: VaultId,
@@ -46,7 +48,8 @@ impl Follower {
             Some(last) => last,
             None if group.before().seq == 0 => genesis(self.vault, tenant, chain),
             // What is kept begins later: older segments were pruned.
-            None => group.before(),
+            None if self.partial => group.before(),
+            None => return None,
         };
         let verifier = self.verifier.get_or_insert_with(|| Verifier::new(tenant, chain, start, &[]));
         if group.last() <= verifier.head().seq {
@@ -79,6 +82,24 @@ impl Vault {
         Ok(Some(KeptTree { tree, day: u32::MAX - u32::from_be_bytes(day), revision: row.revision }))
     }
 
+    /// The trees of a chain that are kept, one for each day with a checkpoint of something new, oldest first.
+    pub(crate) async fn kept_trees(&self, tenant: TenantNo, chain: Chain) -> Result<Vec<GrowingTree>, VaultError> {
+        let prefix = vec![chain.number()];
+        let (mut trees, mut after) = (Vec::new(), prefix.clone());
+        loop {
+            let page = self.store.objects(tenant, ObjectKind::AuditTree, prefix.clone(), after, 500).await?;
+            for row in &page.rows {
+                trees.push(GrowingTree::from_json(&row.body).ok_or(VaultError::DataLoss)?);
+            }
+            match page.rows.last() {
+                Some(last) if page.more => after = last.key.clone(),
+                _ => break,
+            }
+        }
+        trees.reverse();
+        Ok(trees)
+    }
+
     /// A chain's head with its tree, for a checkpoint of that time; what is new of the tree goes into `change`. The tree of a
     /// chain that does not continue what was signed before begins anew, and proves nothing of what was before.
     pub(crate) async fn head_with_tree(
@@ -103,13 +124,13 @@ impl Vault {
             if marked != day {
                 tree.mark();
             }
-            grown = self.grow(tenant, chain, tree, head).await?;
+            grown = self.grow(tenant, chain, tree, head, true).await?;
             if grown.is_none() {
                 tracing::error!(%tenant, chain = chain.name(), "the audit does not continue what was signed of it");
             }
         }
         if grown.is_none() {
-            grown = self.grow(tenant, chain, GrowingTree::new(), head).await?;
+            grown = self.grow(tenant, chain, GrowingTree::new(), head, true).await?;
         }
         let Some(tree) = grown else {
             tracing::error!(%tenant, chain = chain.name(), "the audit has no tree: it does not lead to its own head");
@@ -120,18 +141,20 @@ impl Vault {
         Ok(with(tree.tree()))
     }
 
-    async fn grow(
+    /// The tree of the chain up to a head; `None` where the chain does not lead there.
+    pub(crate) async fn grow(
         &self,
         tenant: TenantNo,
         chain: Chain,
         tree: GrowingTree,
         end: Head,
+        partial: bool,
     ) -> Result<Option<GrowingTree>, VaultError> {
         let mut after = tree.last().map_or(0, |head| head.seq);
         if after >= end.seq {
             return Ok(None);
         }
-        let mut follower = Follower { tree, verifier: None, tenant, chain, vault: self.keyring.vault(), end };
+        let mut follower = Follower { tree, verifier: None, partial, tenant, chain, vault: self.keyring.vault(), end };
         match chain {
             Chain::Change => loop {
                 let rows = self.store.audit_groups(tenant, after, 256).await?;

@@ -11,6 +11,7 @@ pub mod admission;
 pub mod aggregate;
 pub mod approval;
 pub mod archives;
+pub mod audit_extend;
 pub mod audit_prune;
 pub mod audit_read;
 mod audit_tree;

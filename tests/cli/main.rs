@@ -1,6 +1,7 @@
 //! The program `pii-vault` against a double of the server: what it sends, what it prints, how it ends.
 
 mod double;
+mod extends;
 mod otlp;
 
 use double::{Answer, Call, Double, bytes};
@@ -629,10 +630,13 @@ fn receipts_are_verified_with_the_public_key_alone() {
 fn an_audit_that_is_not_whole_is_a_failed_check() {
     let vault = vault();
     let verdict = |valid| pb::ChainVerdict { chain: 1, valid, last_position: 40, ..Default::default() };
-    vault.answers("VerifyAudit", pb::VerifyAuditResponse { valid: true, chains: vec![verdict(true)] });
+    vault.answers(
+        "VerifyAudit",
+        pb::VerifyAuditResponse { valid: true, chains: vec![verdict(true)], ..Default::default() },
+    );
     vault.program().args(["audit", "verify"]).assert().success();
     let chains = vec![pb::ChainVerdict { bad_position: 17, ..verdict(false) }];
-    vault.answers("VerifyAudit", pb::VerifyAuditResponse { valid: false, chains });
+    vault.answers("VerifyAudit", pb::VerifyAuditResponse { valid: false, chains, ..Default::default() });
     vault.program().args(["audit", "verify"]).assert().code(7).stdout(contains("17"));
     let entry = pb::AuditEntry {
         position: 1,

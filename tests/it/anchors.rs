@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use pii_vault::audit::{Chain, Checkpoint};
+use pii_vault::audit::{Chain, ChainHead, Checkpoint, goes_on_from};
 use pii_vault::clock::DAY_MS;
 use pii_vault::grpc::pb;
 use pii_vault::ids::TenantNo;
@@ -36,6 +36,23 @@ pub fn head_of(checkpoint: &Checkpoint, tenant: TenantNo, chain: Chain) -> pb::A
     };
     let (chain, hash) = (chain as i32, head.hash.to_vec().into());
     pb::AuditHead { tenant_number: tenant.0, chain, position: head.seq, hash }
+}
+
+/// Whether what the server proves shows, without its word, that it goes on from each head of these checkpoints.
+async fn proven(t: &TestVault, kept: &[Checkpoint]) -> Vec<(ChainHead, bool)> {
+    let call = t.node.vault.local_call(TenantNo::VAULT).unwrap();
+    let mut heads: Vec<ChainHead> = kept.iter().flat_map(|one| one.heads().iter().copied()).collect();
+    heads.retain(|one| one.head.seq > 0);
+    heads.sort_by_key(|one| (one.tenant, one.chain, one.head.seq));
+    heads.dedup();
+    let chains = t.node.vault.prove_extensions(&call, &heads).await.expect("prove");
+    let of = |head: &ChainHead| (head.tenant, head.chain);
+    let mut all = Vec::new();
+    for heads in heads.chunk_by(|a, b| of(a) == of(b)) {
+        let chain = chains.iter().find(|one| of(&one.present.head()) == of(&heads[0])).expect("each is answered for");
+        all.extend(heads.iter().copied().zip(goes_on_from(heads, &chain.present, &chain.steps)));
+    }
+    all
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -201,6 +218,22 @@ async fn anchors_get_every_day_in_order_through_outages_and_restarts() {
     let nothing = run_once(Job::Publish, &t.node.vault, &t.node.backups, &options, 1_000).await.expect("publish");
     assert_eq!(nothing.done, 0);
     assert_eq!(*notary.wrong.lock(), Vec::<String>::new());
+
+    // Each day's, and those of one day that were superseded, are beginnings of what is signed later.
+    let mut kept: Vec<Checkpoint> =
+        lines(&file).iter().map(|line| Checkpoint::from_json(line, &[public]).expect("signed")).collect();
+    for _ in 0..3 {
+        t.clock.advance_ms(60_000);
+        read(&t, tenant, 2).await;
+        kept.push(t.node.vault.make_checkpoint(t.now()).await.expect("checkpoint"));
+    }
+    t.clock.advance_ms(DAY_MS);
+    read(&t, tenant, 3).await;
+    let all = proven(&t, &kept).await;
+    assert!(all.len() > 9 && all.iter().all(|(_, goes_on)| *goes_on), "{all:?}");
+    // One alone, of the middle of a day.
+    let all = proven(&t, &kept[7..8]).await;
+    assert!(!all.is_empty() && all.iter().all(|(_, goes_on)| *goes_on), "{all:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -226,6 +259,8 @@ async fn t28_a_history_replaced_with_its_checkpoints_is_caught_by_an_anchored_on
     }
     let public = t.node.keyring.signing().public();
     let anchored = Checkpoint::from_json(&lines(&file)[0], &[public]).expect("anchored");
+    let all = proven(&t, std::slice::from_ref(&anchored)).await;
+    assert!(!all.is_empty() && all.iter().all(|(_, goes_on)| *goes_on), "{all:?}");
     let vault = |t: &TestVault| t.node.vault.local_call(TenantNo::VAULT).unwrap();
     let verdicts = t.node.vault.verify_audit(&vault(&t), anchored.heads()).await.expect("verify");
     assert!(verdicts.iter().all(|verdict| verdict.bad.is_none()), "{verdicts:?}");
@@ -250,6 +285,10 @@ async fn t28_a_history_replaced_with_its_checkpoints_is_caught_by_an_anchored_on
     let seen = t.node.vault.verify_audit(&vault(&t), anchored.heads()).await.expect("verify");
     let caught = seen.iter().find(|one| one.tenant == tenant && one.chain == Chain::Read).unwrap();
     assert!(caught.bad.is_some() && caught.compared == 0, "{seen:?}");
+    // And it cannot be proven to go on, whatever that server says of itself.
+    let all = proven(&t, std::slice::from_ref(&anchored)).await;
+    let reads = all.iter().find(|(head, _)| head.tenant == tenant && head.chain == Chain::Read).unwrap();
+    assert!(!reads.1, "{all:?}");
     // A tenant's own key compares its own chains alone, whatever else it names.
     let own = t.node.vault.verify_audit(&t.call(tenant), anchored.heads()).await.expect("verify");
     assert_eq!(own.len(), 2);

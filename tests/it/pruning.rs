@@ -1,6 +1,6 @@
 //! Segments of the read audit removed by an operator with another's word: what may go, who agrees, and what is proven after.
 
-use pii_vault::audit::{Chain, Checkpoint};
+use pii_vault::audit::{Chain, ChainHead, Checkpoint, HeadProof, goes_on_from};
 use pii_vault::clock::{DAY_MS, Timestamp};
 use pii_vault::grpc::pb;
 use pii_vault::grpc::pb::access_service_client::AccessServiceClient;
@@ -130,6 +130,18 @@ async fn a_pruning_takes_two_operators_and_leaves_what_can_be_proven() {
     assert_eq!(kept.compared + kept.pruned, 2);
     assert!(kept.compared >= 1, "the covering head is compared: {kept:?}");
     assert_eq!((checked.chains[0].compared, checked.chains[0].first_position), (1, 1), "changes are kept");
+    // And it is proven, without the server's word.
+    for (chain, kept) in [(Chain::Change, vec![&anchored]), (Chain::Read, vec![&anchored, &covering])] {
+        let named = |one: &&pb::ChainExtension| one.chain == head(chain).chain && one.tenant_number == tenant.0;
+        let answered = checked.extensions.iter().find(named).expect("it is answered for");
+        let present = HeadProof::from_json(&answered.present, &[public]).expect("signed");
+        let hash = |bytes: &bytes::Bytes| <[u8; 32]>::try_from(bytes.as_ref()).expect("a hash");
+        let steps = answered.steps.iter().map(|step| step.found.then(|| step.hashes.iter().map(hash).collect()));
+        let of_chain = |one: &&ChainHead| (one.tenant, one.chain) == (tenant, chain);
+        let kept: Vec<ChainHead> = kept.iter().map(|one| *one.heads().iter().find(of_chain).expect("a head")).collect();
+        let goes_on = goes_on_from(&kept, &present, &steps.collect::<Vec<_>>());
+        assert_eq!(goes_on.last(), Some(&true), "{chain:?}: {answered:?}");
+    }
     let mut forged = against;
     forged[2].hash = vec![7; 32].into();
     let refused = audit.verify_audit(with(&key, verify(forged))).await.expect("verify").into_inner();
