@@ -3,9 +3,10 @@
 
 use crate::clock::Timestamp;
 use crate::ids::*;
+use crate::keyring::error::KeyringError;
 use crate::keyring::keeper::{KeeperError, ReplicaState};
 use crate::keyring::ledger::LedgerHead;
-use crate::keyring::ring::{Keyring, KeyringError};
+use crate::keyring::ring::Keyring;
 use crate::keyring::state::TenantKeyState;
 
 /// What a look at a tenant's slots found.

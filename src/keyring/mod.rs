@@ -16,11 +16,17 @@ pub mod state;
 pub mod swap;
 pub mod tree;
 
+mod error;
+mod giving;
+mod loading;
+mod names;
 #[cfg(test)]
 mod proof;
 mod ring;
 
 pub use archive::{KeyArchive, RecoverySetting, SettingRefused};
-pub use ring::{ClassRef, KeyRef, Keyring, KeyringError, KeyringOptions, SecretKind, secret_slot};
+pub use error::KeyringError;
+pub use names::{ClassRef, KeyRef, SecretKind, secret_slot};
+pub use ring::{Keyring, KeyringOptions};
 pub use state::TenantKeyState;
 pub use swap::{Hook, SwapError, SwapOp, SwapPoint, Swapped};

@@ -12,8 +12,11 @@ use crate::crypto::keys::{FAN_OUT, NodeKeys, RootKek, TenantRoot};
 use crate::crypto::recovery::RecoveryIdentity;
 use crate::ids::*;
 use crate::keyring::archive::{Archive, ArchiveError};
+use crate::keyring::error::KeyringError;
 use crate::keyring::keeper::{Keeper, RootBlock, root_block_aad};
-use crate::keyring::ring::{Keep, Keyring, KeyringError, SecretKind, secret_slot};
+use crate::keyring::loading::Keep;
+use crate::keyring::names::{SecretKind, secret_slot};
+use crate::keyring::ring::Keyring;
 use crate::keyring::tree::{self, LEVELS, RESERVED};
 use crate::storage::*;
 

@@ -144,6 +144,19 @@ impl Tree {
         Ok(OpenNode { generation: row.generation, keys })
     }
 
+    /// Opens leaf 0 from the four rows above and of it; `None` where one is missing or does not open.
+    pub(super) fn open_path(&self, root: &TenantRoot, rows: &[&NodeRow]) -> Option<OpenNode> {
+        let (top, below) = rows.split_first()?;
+        let mut node = self.open_top(root, top).ok()?;
+        if below.len() != LEVELS - 1 {
+            return None;
+        }
+        for row in below {
+            node = self.open_child(&node, row).ok()?;
+        }
+        Some(node)
+    }
+
     /// A new tree: top to leaf 0, four nodes of one generation.
     pub fn plant(&self, root: &TenantRoot, generation: Generation) -> Grown {
         let mut grown = Grown::default();

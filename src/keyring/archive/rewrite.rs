@@ -6,7 +6,9 @@ use std::sync::Arc;
 use crate::ids::*;
 use crate::keyring::archive::segment::MOST_LEAVES;
 use crate::keyring::archive::{ArchiveError, KeyArchive, NewLeaf, Writing};
-use crate::keyring::ring::{Keep, Keyring, KeyringError, TenantKeys};
+use crate::keyring::error::KeyringError;
+use crate::keyring::loading::Keep;
+use crate::keyring::ring::{Keyring, TenantKeys};
 use crate::keyring::tree;
 
 /// What a rewrite wrote.
