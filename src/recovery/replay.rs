@@ -208,7 +208,7 @@ impl Decisions {
         }
         if receipt.scope == Scope::Tenant {
             if self.tenants_erased.insert(receipt.tenant, receipt.erased_at).is_none() {
-                self.from_receipts.push(entry(LedgerKind::TenantErased, receipt.tenant, receipt.erased_at));
+                self.from_receipts.push(LedgerEntry::new(LedgerKind::TenantErased, receipt.tenant, receipt.erased_at));
             }
             return Ok(());
         }
@@ -231,7 +231,7 @@ impl Decisions {
                     generation: receipt.generation,
                     object: receipt.operation,
                     number: if dead.whole { WHOLE } else { 0 },
-                    ..entry(LedgerKind::Erased, receipt.tenant, receipt.erased_at)
+                    ..LedgerEntry::new(LedgerKind::Erased, receipt.tenant, receipt.erased_at)
                 });
             }
         }
@@ -243,21 +243,6 @@ impl Decisions {
     /// Whether a class of that version lives.
     pub fn lives(&self, tenant: TenantNo, uid: SubjectUid, class: ClassNo, version: DekVersion) -> bool {
         self.dead.get(&(tenant, uid, class)).is_none_or(|dead| dead.through < version)
-    }
-}
-
-fn entry(kind: LedgerKind, tenant: TenantNo, at: Timestamp) -> LedgerEntry {
-    LedgerEntry {
-        kind,
-        tenant,
-        uid: SubjectUid(0),
-        class: ClassNo(0),
-        version: DekVersion(0),
-        generation: Generation(0),
-        at,
-        object: ObjectId(uuid::Uuid::nil()),
-        until: Timestamp(0),
-        number: 0,
     }
 }
 

@@ -24,7 +24,8 @@ use crate::vault::authenticate::{Kept, KeyBody, KeySlot};
 use crate::vault::call::Call;
 use crate::vault::error::{DenialKind, VaultError, Violation};
 use crate::vault::request::Request;
-use crate::vault::roles::{MAX_SUBJECTS_PER_HOUR, decision, without_values};
+use crate::vault::roles::MAX_SUBJECTS_PER_HOUR;
+use crate::vault::roles::compiled::without_values;
 use crate::vault::tenant::{Tenant, TenantKind};
 use crate::vault::{Vault, to_json};
 
@@ -425,12 +426,8 @@ impl Vault {
         let kept = slot.kept.load_full();
         let at = kept.body.revoked.unwrap_or_else(|| self.clock.now());
         let until = kept.body.expires.filter(|_| kept.body.revoked.is_none()).unwrap_or(Timestamp(0));
-        self.note_in_ledger(LedgerEntry {
-            object: object_of(slot.id),
-            until,
-            ..decision(LedgerKind::CredentialRevoked, slot.tenant, at)
-        })
-        .await
+        let ended = LedgerEntry::new(LedgerKind::CredentialRevoked, slot.tenant, at);
+        self.ledger(vec![LedgerEntry { object: object_of(slot.id), until, ..ended }]).await
     }
 
     /// Keys of the call's tenant in order of their creation, after `after`; with `states`, only those.

@@ -28,7 +28,7 @@ use crate::vault::access_cache::{AccessCache, AccessCacheOptions, Verdict};
 use crate::vault::admission::{AdmissionError, Argon2Options, Argon2Pool};
 use crate::vault::error::VaultError;
 use crate::vault::own_secrets::OwnSecrets;
-use crate::vault::roles::{CompiledGrant, RoleState, RoleTable, without_values};
+use crate::vault::roles::compiled::{CompiledGrant, RoleState, RoleTable, without_values};
 use crate::vault::subject_limit::SubjectLimits;
 
 /// Why an access key opens nothing.

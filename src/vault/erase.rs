@@ -20,7 +20,8 @@ use crate::vault::Vault;
 use crate::vault::call::{Call, Context};
 use crate::vault::error::VaultError;
 use crate::vault::find::Key;
-use crate::vault::hold::{Hold, ledger_entry, require_no_hold};
+use crate::vault::hold::{Hold, require_no_hold};
+use crate::vault::ledger::ledger_entry;
 use crate::vault::operation::*;
 use crate::vault::request::Request;
 

@@ -14,7 +14,7 @@ use crate::vault::erase::{ATTEMPTS, ITEMS_AT_ONCE, Plan, erased_entries};
 use crate::vault::error::VaultError;
 use crate::vault::expiry::Progress;
 use crate::vault::feed::{EventKind, FeedEvent};
-use crate::vault::hold::ledger_entry;
+use crate::vault::ledger::ledger_entry;
 use crate::vault::operation::*;
 use crate::vault::request::Request;
 use crate::vault::rights::disclosures;

@@ -21,6 +21,7 @@ use crate::vault::Vault;
 use crate::vault::call::{Call, Context};
 use crate::vault::error::{VaultError, Violation};
 use crate::vault::find::Key;
+use crate::vault::ledger::ledger_entry;
 use crate::vault::operation::HeldPart;
 use crate::vault::record::origins;
 use crate::vault::request::Request;
@@ -513,28 +514,6 @@ impl Vault {
             ..ledger_entry(call, kind, hold.subject.unwrap_or(SubjectUid(0)), hold.id)
         };
         self.ledger(classes.into_iter().map(entry).collect()).await
-    }
-
-    /// Makes decisions durable in the ledger, so that a restore does not undo them.
-    pub(crate) async fn ledger(&self, entries: Vec<LedgerEntry>) -> Result<(), VaultError> {
-        let appended = self.keyring.keeper().append_ledger(entries).await;
-        appended.map(|_| ()).map_err(|error| VaultError::Keyring(error.into()))
-    }
-}
-
-/// A decision of this call about a subject.
-pub(crate) fn ledger_entry(call: &Call, kind: LedgerKind, uid: SubjectUid, object: ObjectId) -> LedgerEntry {
-    LedgerEntry {
-        kind,
-        tenant: call.tenant.no,
-        uid,
-        class: ClassNo(0),
-        version: DekVersion(0),
-        generation: Generation(0),
-        at: call.wall,
-        object,
-        until: Timestamp(0),
-        number: 0,
     }
 }
 

@@ -42,6 +42,7 @@ pub mod item;
 pub mod keeper_care;
 pub mod keys;
 mod known_facts;
+mod ledger;
 pub mod operation;
 pub mod own_secrets;
 pub mod plan;

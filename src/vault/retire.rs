@@ -11,7 +11,7 @@ use crate::vault::Vault;
 use crate::vault::call::Call;
 use crate::vault::erase::Erasure;
 use crate::vault::error::{DenialKind, VaultError};
-use crate::vault::hold::ledger_entry;
+use crate::vault::ledger::ledger_entry;
 use crate::vault::operation::*;
 use crate::vault::request::Request;
 

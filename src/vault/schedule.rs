@@ -16,7 +16,7 @@ use crate::vault::erase::Erasure;
 use crate::vault::error::VaultError;
 use crate::vault::find::Key;
 use crate::vault::group::GroupState;
-use crate::vault::hold::ledger_entry;
+use crate::vault::ledger::ledger_entry;
 use crate::vault::operation::*;
 use crate::vault::request::Request;
 

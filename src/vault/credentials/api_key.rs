@@ -24,7 +24,6 @@ use crate::vault::call::{Call, Context};
 use crate::vault::error::{VaultError, Violation};
 use crate::vault::find::Key;
 use crate::vault::request::Request;
-use crate::vault::roles::decision;
 use crate::vault::tenant::TenantKind;
 use crate::vault::{Vault, to_json};
 
@@ -353,13 +352,14 @@ impl Vault {
 
     /// Notes in the ledger that a key has ended, or will by itself.
     async fn api_key_ends(&self, call: &Call, uid: SubjectUid, key: &ApiKeyView) -> Result<(), VaultError> {
-        self.note_in_ledger(LedgerEntry {
+        let at = key.revoked.unwrap_or(call.now);
+        self.ledger(vec![LedgerEntry {
             uid,
             class: self.credential_rules(call)?.class,
             object: object_of(key.id),
             until: key.expires.filter(|_| key.revoked.is_none()).unwrap_or(Timestamp(0)),
-            ..decision(LedgerKind::CredentialRevoked, call.tenant.no, key.revoked.unwrap_or(call.now))
-        })
+            ..LedgerEntry::new(LedgerKind::CredentialRevoked, call.tenant.no, at)
+        }])
         .await
     }
 

@@ -17,7 +17,7 @@ use crate::vault::Vault;
 use crate::vault::audit_read::EntryQuery;
 use crate::vault::call::Call;
 use crate::vault::error::VaultError;
-use crate::vault::roles::CompiledRole;
+use crate::vault::roles::compiled::CompiledRole;
 
 /// Entries of a chain that are looked at, the newest; a plan takes a bounded time.
 const ENTRIES: u64 = 4_000_000;

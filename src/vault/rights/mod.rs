@@ -27,7 +27,7 @@ use crate::vault::credentials::{Draft, Edit, RIGHTS};
 use crate::vault::error::VaultError;
 use crate::vault::feed::{EventKind, FeedEvent};
 use crate::vault::find::Key;
-use crate::vault::hold::ledger_entry;
+use crate::vault::ledger::ledger_entry;
 use crate::vault::request::Request;
 pub use history::{Event, How, What};
 

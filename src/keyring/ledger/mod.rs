@@ -7,55 +7,18 @@
 //! first bytes of SHA-256 over hash and signature; then zeros. Numbers are big endian. The check tells a batch whose
 //! signature was torn by a power loss from a whole one, without any key.
 
+mod entry;
+
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use crate::clock::Timestamp;
 use crate::crypto::sign::{self, Domain, Signing};
-use crate::ids::{ClassNo, DekVersion, Generation, ObjectId, SubjectUid, TenantNo, VaultId};
-
-/// What was decided. The numbers are stored and never reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum LedgerKind {
-    /// Access is refused from here on; the keys still live.
-    Accepted = 1,
-    /// An erasure will be due at `until`.
-    Scheduled = 2,
-    Cancelled = 3,
-    /// The keys of (uid, class, versions up to `version`) are destroyed.
-    Erased = 4,
-    HoldPlaced = 5,
-    HoldReleased = 6,
-    CredentialRevoked = 7,
-    RoleNarrowed = 8,
-    ConsentWithdrawn = 9,
-    Objected = 10,
-    Restricted = 11,
-    TenantErased = 12,
-}
-
-/// One decision. What a kind does not use is zero.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LedgerEntry {
-    pub kind: LedgerKind,
-    pub tenant: TenantNo,
-    pub uid: SubjectUid,
-    pub class: ClassNo,
-    /// For `Erased`: this version and all below.
-    pub version: DekVersion,
-    pub generation: Generation,
-    pub at: Timestamp,
-    /// Operation, hold or credential; the nil UUID where there is none.
-    pub object: ObjectId,
-    /// When a schedule is due or a hold ends; 0: none.
-    pub until: Timestamp,
-    /// Number of a role, purpose or recipient; 0: none.
-    pub number: u32,
-}
+use crate::ids::VaultId;
+use entry::{ENTRY, take};
+pub use entry::{LedgerEntry, LedgerKind, WHOLE};
 
 /// Position in the ledger: number of the last entry (0: none) and hash of the last batch (zeros: none).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -83,8 +46,6 @@ pub enum LedgerError {
     Io { what: String },
 }
 
-/// `number` of an `Erased` entry whose operation took the whole subject: a tombstone stands for it.
-pub const WHOLE: u32 = 1;
 /// Where the first batch begins.
 pub const START: u64 = 512;
 /// Most entries in a batch.
@@ -92,66 +53,9 @@ pub const MAX_ENTRIES: usize = 1 << 16;
 
 const FILE_MAGIC: &[u8; 8] = b"pvledger";
 const MAGIC: &[u8; 4] = b"pvLB";
-const ENTRY: usize = 62;
 const HEAD: usize = 4 + 4 + 8 + 4 + 32 + 8;
 const FOOT: usize = 32 + 64 + 8;
 const MAX_BATCH: usize = HEAD + MAX_ENTRIES * ENTRY + FOOT;
-
-impl LedgerKind {
-    fn from_number(number: u8) -> Option<Self> {
-        use LedgerKind::*;
-        [
-            Accepted,
-            Scheduled,
-            Cancelled,
-            Erased,
-            HoldPlaced,
-            HoldReleased,
-            CredentialRevoked,
-            RoleNarrowed,
-            ConsentWithdrawn,
-            Objected,
-            Restricted,
-            TenantErased,
-        ]
-        .into_iter()
-        .find(|kind| *kind as u8 == number)
-    }
-}
-
-impl LedgerEntry {
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&[self.kind as u8, self.class.0]);
-        out.extend_from_slice(&self.tenant.0.to_be_bytes());
-        out.extend_from_slice(&self.uid.0.to_be_bytes());
-        out.extend_from_slice(&self.version.0.to_be_bytes());
-        out.extend_from_slice(&self.generation.0.to_be_bytes());
-        out.extend_from_slice(&self.at.0.to_be_bytes());
-        out.extend_from_slice(self.object.0.as_bytes());
-        out.extend_from_slice(&self.until.0.to_be_bytes());
-        out.extend_from_slice(&self.number.to_be_bytes());
-    }
-
-    fn decode(bytes: &[u8; ENTRY]) -> Option<Self> {
-        Some(LedgerEntry {
-            kind: LedgerKind::from_number(bytes[0])?,
-            class: ClassNo(bytes[1]),
-            tenant: TenantNo(u32::from_be_bytes(take(bytes, 2))),
-            uid: SubjectUid(i64::from_be_bytes(take(bytes, 6))),
-            version: DekVersion(u32::from_be_bytes(take(bytes, 14))),
-            generation: Generation(u64::from_be_bytes(take(bytes, 18))),
-            at: Timestamp(i64::from_be_bytes(take(bytes, 26))),
-            object: ObjectId(uuid::Uuid::from_bytes(take(bytes, 34))),
-            until: Timestamp(i64::from_be_bytes(take(bytes, 50))),
-            number: u32::from_be_bytes(take(bytes, 58)),
-        })
-    }
-}
-
-/// `N` bytes at a place that the caller knows to be there.
-fn take<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    bytes[at..at + N].try_into().expect("a slice of N bytes")
-}
 
 fn key_id(public: &[u8; 32]) -> [u8; 8] {
     take(&Sha256::digest(public), 0)
@@ -477,22 +381,20 @@ fn io_error(e: io::Error) -> LedgerError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Timestamp;
+    use crate::ids::{ClassNo, DekVersion, Generation, ObjectId, SubjectUid, TenantNo};
     use proptest::prelude::*;
 
     const VAULT: VaultId = VaultId([7; 16]);
 
     fn entry(n: i64) -> LedgerEntry {
         LedgerEntry {
-            kind: LedgerKind::Erased,
-            tenant: TenantNo(1),
             uid: SubjectUid(n),
             class: ClassNo(2),
             version: DekVersion(3),
             generation: Generation(4),
-            at: Timestamp(5),
             object: ObjectId::random(),
-            until: Timestamp(0),
-            number: 0,
+            ..LedgerEntry::new(LedgerKind::Erased, TenantNo(1), Timestamp(5))
         }
     }
 
