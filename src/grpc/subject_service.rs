@@ -15,9 +15,9 @@ use crate::grpc::words;
 use crate::ids::{ClassNo, GroupNo, Name, RecipientNo, SubjectUid};
 use crate::policy::period::Period;
 use crate::storage::{ClassState, SubjectRow, SubjectSnapshot};
+use crate::vault::etag::etag;
 use crate::vault::find::Key;
 use crate::vault::group::{Group, GroupChange, GroupState};
-use crate::vault::write::etag;
 use crate::vault::{Call, VaultError};
 
 type Answer<T> = Result<Response<T>, Status>;

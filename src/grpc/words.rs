@@ -17,7 +17,7 @@ use crate::storage::{SubjectRow, SubjectState};
 use crate::vault::find::Key;
 use crate::vault::read::{Absence, Got, Select, Shown};
 use crate::vault::request::Request;
-use crate::vault::write::NewValue;
+use crate::vault::value::NewValue;
 use crate::vault::{Call, Context, VaultError, Violation};
 
 /// Most values in one put, most fields in one selection.

@@ -18,7 +18,7 @@ use crate::vault::call::Call;
 use crate::vault::error::VaultError;
 use crate::vault::item::{GroupEdit, item_place};
 use crate::vault::record::{self, Entry, Owner, RecordView};
-use crate::vault::write::SealedValue;
+use crate::vault::value::SealedValue;
 
 /// How often a change is decided anew before it is given up.
 const ATTEMPTS: usize = 6;

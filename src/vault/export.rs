@@ -18,9 +18,9 @@ use crate::storage::*;
 use crate::vault::Vault;
 use crate::vault::call::{Call, Context};
 use crate::vault::error::{VaultError, Violation};
+use crate::vault::etag::etag;
 use crate::vault::find::Key;
 use crate::vault::read::{Select, Shown, resolve};
-use crate::vault::write::etag;
 
 /// Items that are read at a time.
 const PAGE: u32 = 200;

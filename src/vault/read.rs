@@ -17,9 +17,9 @@ use crate::vault::Vault;
 use crate::vault::audit_read::miss;
 use crate::vault::call::{Call, Context};
 use crate::vault::error::{VaultError, Violation};
+use crate::vault::etag::etag;
 use crate::vault::find::Key;
 use crate::vault::record::{Entry, Owner, RecordView};
-use crate::vault::write::etag;
 
 /// Why a value is not in the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

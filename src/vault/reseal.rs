@@ -12,6 +12,7 @@ use crate::vault::Vault;
 use crate::vault::call::{Call, Context};
 use crate::vault::erase::{ATTEMPTS, Erasure, erased_entries};
 use crate::vault::error::{VaultError, Violation};
+use crate::vault::etag::etag;
 use crate::vault::find::Key;
 use crate::vault::group::GroupRetention;
 use crate::vault::hold::require_no_hold;
@@ -19,7 +20,7 @@ use crate::vault::item::{GroupEdit, item_place};
 use crate::vault::operation::*;
 use crate::vault::record::{self, Entry, Owner, RecordView};
 use crate::vault::request::Request;
-use crate::vault::write::{NewValue, SealedValue, etag};
+use crate::vault::value::{NewValue, SealedValue};
 
 /// Most items that may stay in a class from which something is erased.
 pub const MOST_SURVIVORS: u64 = 20_000;

@@ -10,9 +10,9 @@ use crate::storage::*;
 use crate::vault::Vault;
 use crate::vault::call::{Call, Context};
 use crate::vault::error::VaultError;
+use crate::vault::etag::etag;
 use crate::vault::find::found;
 use crate::vault::request::Request;
-use crate::vault::write::etag;
 
 impl Vault {
     /// The subject of an id.

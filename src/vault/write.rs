@@ -1,32 +1,33 @@
-//! Putting and deleting single-valued fields. A put reads a snapshot, decides, and hands over one change set; when
-//! something changed in between it decides again, a few times at most.
+//! Putting single-valued fields. A put reads a snapshot, decides, and hands over one change set; when something changed
+//! in between it decides again, a few times at most.
+
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::access::Verb;
+use crate::access::{FieldSet, Verb};
 use crate::audit::{Action, Fields, Outcome};
-use crate::clock::Timestamp;
-use crate::crypto::aad::{Aad, Place};
+use crate::clock::{DAY_MS, Timestamp};
 use crate::crypto::aead::MAX_SEALS;
 use crate::ids::*;
 use crate::keyring::{ClassRef, KeyRef};
 use crate::policy::compiled::Policy;
-use crate::policy::value::{Value, normalize};
-
-use crate::policy::period::Expiry;
+use crate::policy::value::check_now;
 use crate::storage::*;
 use crate::vault::Vault;
 use crate::vault::call::{Call, Context};
 use crate::vault::error::{VaultError, Violation};
+use crate::vault::etag::{etag, etag_of};
 use crate::vault::find::named;
 use crate::vault::group::GroupRetention;
 use crate::vault::hold::require_no_hold;
 use crate::vault::operation::OperationKind;
-use crate::vault::read::plain_bytes;
-use crate::vault::record::{self, Entry, Owner, RecordView};
+use crate::vault::record::Owner;
 use crate::vault::request::Request;
 use crate::vault::reseal::{Resealed, Rewrite};
+use crate::vault::retry::ATTEMPTS;
 use crate::vault::rights::Facts;
+use crate::vault::value::{NewValue, merge};
 
 /// What a put does with a subject that is there, or is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,14 +40,6 @@ pub enum WriteMode {
     Update,
     /// Creates although the id was erased before: a new life, on purpose.
     Recreate,
-}
-
-/// A value to be stored, checked against its field's rule when it is used.
-pub struct NewValue {
-    pub field: FieldNo,
-    pub value: Value,
-    /// When it arose; the time of the call if not given. Retention counts from here.
-    pub origin: Option<Timestamp>,
 }
 
 /// One subject's put.
@@ -72,19 +65,8 @@ pub struct PutDone {
     pub erasure: Option<ObjectId>,
 }
 
-/// What a delete answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeleteDone {
-    pub etag: String,
-    pub deleted: Vec<FieldNo>,
-    pub at: Timestamp,
-}
-
-/// How often a change is decided anew before the caller is told.
-const ATTEMPTS: usize = 6;
-
 /// A change that is ready to commit, and what belongs to it.
-pub(crate) struct Prepared {
+struct Prepared {
     pub change: ChangeSet,
     pub done: PutDone,
     /// Slots given for it, to be handed back if it does not commit.
@@ -92,7 +74,7 @@ pub(crate) struct Prepared {
     /// Classes whose former key is dropped with it.
     pub resealed: Vec<Resealed>,
     /// What it changes, as it was; `None` for a new subject.
-    pub snapshot: Option<std::sync::Arc<SubjectSnapshot>>,
+    pub snapshot: Option<Arc<SubjectSnapshot>>,
 }
 
 /// When it is seen whether a subject is there.
@@ -103,19 +85,11 @@ enum Look {
     AtCommit,
 }
 
-/// The etag of a subject: changes with every change of the subject or one of its classes.
-pub fn etag(snapshot: &SubjectSnapshot) -> String {
-    let classes = snapshot.classes.iter();
-    etag_of(snapshot.subject.revision, classes.map(|c| (c.class, c.version, c.revision)))
-}
-
-pub(crate) fn etag_of(subject: Revision, classes: impl Iterator<Item = (ClassNo, DekVersion, Revision)>) -> String {
-    use std::fmt::Write;
-    let mut text = format!("{:x}", subject.0);
-    for (class, version, revision) in classes {
-        write!(text, "-{:x}.{:x}.{:x}", class.0, version.0, revision.0).expect("writing to a String cannot fail");
-    }
-    text
+/// What is known of a put before the store was asked.
+struct CheckedPut {
+    pub policy: Arc<Policy>,
+    pub fields: FieldSet,
+    pub purpose: PurposeNo,
 }
 
 /// Where a change wants values of unique fields to be nobody else's: position of the precondition, and field.
@@ -291,27 +265,6 @@ impl Vault {
         Ok(())
     }
 
-    /// `Ok` when the change should be decided again.
-    pub(crate) async fn retry_or_answer(
-        &self,
-        call: &Call,
-        error: StoreError,
-        request: Option<&Request>,
-    ) -> Result<(), VaultError> {
-        match error {
-            StoreError::Conflict(Conflict::Request) => {
-                // The same request committed beside this one; its answer may differ in type, so it is asked for again.
-                let known = self.store.request(call.tenant.no, request.ok_or(VaultError::Conflict)?.id).await?;
-                match (known, request) {
-                    (Some(row), Some(request)) if row.fingerprint == request.fingerprint => Err(VaultError::Conflict),
-                    _ => Err(VaultError::RequestIdReused),
-                }
-            }
-            StoreError::Conflict(_) => Ok(()),
-            other => Err(other.into()),
-        }
-    }
-
     /// Everything that can be said without looking at the store.
     fn check_put(&self, call: &Call, context: &Context, put: &Put) -> Result<CheckedPut, VaultError> {
         let policy = call.tenant.policy()?;
@@ -319,7 +272,7 @@ impl Vault {
             return Err(VaultError::invalid("values", "must not be empty"));
         }
         let (mut invalid, mut unknown) = (Vec::new(), Vec::new());
-        let mut seen = crate::access::FieldSet::EMPTY;
+        let mut seen = FieldSet::EMPTY;
         for (i, new) in put.values.iter().enumerate() {
             let at = |rule: &str| Violation { path: format!("values[{i}]"), field: Some(new.field), rule: rule.into() };
             let Some(rule) = policy.field(new.field) else {
@@ -332,7 +285,7 @@ impl Vault {
             seen.insert(new.field.0);
             if rule.many {
                 invalid.push(at("a many-valued field takes items: use AppendItems"));
-            } else if let Err(violation) = crate::policy::value::check_now(policy, rule, &new.value, call.now) {
+            } else if let Err(violation) = check_now(policy, rule, &new.value, call.now) {
                 invalid.push(at(violation.rule.words()));
             }
             if new.origin.is_some_and(|t| t > call.now.plus_ms(self.options.future_tolerance_ms)) {
@@ -415,7 +368,7 @@ impl Vault {
                     group: put.group,
                     revision: Revision(1),
                     created: call.now,
-                    touched: Timestamp(call.now.day() * crate::clock::DAY_MS),
+                    touched: Timestamp(call.now.day() * DAY_MS),
                     due: None,
                 };
                 change.change(Mutation::PutSubject(row.clone()));
@@ -569,253 +522,4 @@ impl Vault {
         }
         Ok(rows)
     }
-
-    /// Seals one value under its class's key, or its bucket's.
-    #[allow(clippy::too_many_arguments)] // the place of a value has this many axes
-    pub(crate) async fn seal_value(
-        &self,
-        call: &Call,
-        class: ClassRef,
-        revision: Revision,
-        new: &NewValue,
-        origin: Timestamp,
-        expiry: Option<Expiry>,
-        change: &mut ChangeSet,
-    ) -> Result<SealedValue, VaultError> {
-        let bucket = expiry.map_or(Bucket::NONE, |e| e.bucket);
-        let bucket_key = match bucket {
-            Bucket::NONE => None,
-            bucket => Some(self.expiry_key(call, class.class, bucket, change).await?),
-        };
-        let place = Place {
-            vault: self.keyring.vault(),
-            tenant: class.tenant,
-            uid: class.uid,
-            class: class.class,
-            field: new.field,
-            item: 0,
-            dek: class.key.dek,
-            bucket,
-            revision,
-        };
-        let aad = Aad::value(&place);
-        let plain = plain_bytes(&new.value);
-        let sealed = self.with_keys(class, bucket_key, |keys| keys.cipher().seal(&aad, &plain)).await?;
-        Ok(SealedValue { field: new.field, bucket, origin, expire: expiry.map(|e| e.at), revision, sealed })
-    }
-
-    /// The index tag of a searchable value; `replace`: there may be a former one.
-    pub(crate) fn index_value(
-        &self,
-        call: &Call,
-        policy: &Policy,
-        uid: SubjectUid,
-        new: &NewValue,
-        replace: bool,
-        change: &mut ChangeSet,
-    ) -> Result<(), VaultError> {
-        let tenant = &call.tenant;
-        let rule = policy.field(new.field).expect("checked before");
-        if !rule.searchable {
-            return Ok(());
-        }
-        if replace {
-            change.change(Mutation::DeleteTerms { tenant: tenant.no, uid, field: Some(new.field) });
-        }
-        let Some(normalized) = normalize(rule, &new.value) else { return Ok(()) };
-        if rule.unique {
-            change.require(Precondition::TermsFree {
-                tenant: tenant.no,
-                field: new.field,
-                tags: tenant.terms(new.field, &normalized),
-                owner: uid,
-            });
-        }
-        let (version, tag) = tenant.term(new.field, &normalized).ok_or(VaultError::DataLoss)?;
-        change.change(Mutation::PutTerm(TermRow { tenant: tenant.no, field: new.field, version, tag, uid }));
-        Ok(())
-    }
-
-    /// Deletes single-valued fields: they are hidden and their values removed. This is not an erasure: an older copy of
-    /// the database still opens them under the class's key. `EraseFields` is the one that holds.
-    #[allow(clippy::too_many_arguments)] // the parts of one request
-    pub async fn delete_fields(
-        &self,
-        call: &Call,
-        context: &Context,
-        subject: &SubjectId,
-        fields: &[FieldNo],
-        wanted_etag: Option<&str>,
-        request: Option<Request>,
-        validate_only: bool,
-    ) -> Result<DeleteDone, VaultError> {
-        if let Some(answer) = self.repeated(call, request.as_ref()).await? {
-            return Ok(answer);
-        }
-        let policy = call.tenant.policy()?;
-        let mut set = crate::access::FieldSet::EMPTY;
-        for (i, field) in fields.iter().enumerate() {
-            match policy.field(*field) {
-                Some(rule) if !rule.many => set.insert(field.0),
-                Some(_) => {
-                    return Err(VaultError::invalid(format!("select[{i}]"), "a many-valued field: use DeleteItems"));
-                }
-                None => {
-                    let rule = "no field with this number in the schema";
-                    return Err(VaultError::UnknownField(vec![Violation::new(format!("select[{i}]"), rule)]));
-                }
-            };
-        }
-        if set.is_empty() {
-            return Err(VaultError::invalid("select", "must name at least one field"));
-        }
-        for _ in 0..ATTEMPTS {
-            let snapshot = self.resolve_id(call, subject).await?;
-            self.must_be_open(&snapshot.subject)?;
-            let facts = self.facts(call, &snapshot).await?;
-            self.may_touch(call, context, &set, Verb::Delete, snapshot.subject.group, &facts)?;
-            if wanted_etag.is_some_and(|wanted| wanted != etag(&snapshot)) {
-                return Err(VaultError::EtagStale);
-            }
-            let uid = snapshot.subject.uid;
-            let mut change = ChangeSet::default();
-            change.require(Precondition::SubjectLive { uid });
-            let mut deleted = Vec::new();
-            let mut classes = snapshot.classes.clone();
-            for row in classes.iter_mut().filter(|row| row.state == ClassState::Live) {
-                let here: Vec<FieldNo> = fields
-                    .iter()
-                    .copied()
-                    .filter(|f| policy.field(*f).is_some_and(|rule| rule.class == row.class))
-                    .collect();
-                if here.is_empty() {
-                    continue;
-                }
-                let key = KeyRef { slot: row.slot.ok_or(VaultError::DataLoss)?, dek: row.dek };
-                let class_ref = ClassRef { tenant: row.tenant, uid, class: row.class, key };
-                let owner = Owner { vault: self.keyring.vault(), tenant: row.tenant, uid, class: row.class };
-                let revision = Revision(row.revision.0 + 1);
-                let (record, next_bucket, gone) = self
-                    .with_keys(class_ref, None, |keys| {
-                        without(keys, &owner, &row.record, revision, &here, call.now.day())
-                    })
-                    .await??;
-                if gone.is_empty() {
-                    continue;
-                }
-                change.require(Precondition::ClassAt {
-                    uid,
-                    class: row.class,
-                    version: row.version,
-                    revision: row.revision,
-                });
-                (row.revision, row.record, row.next_bucket) = (revision, record, next_bucket);
-                change.change(Mutation::PutClass(row.clone()));
-                for field in &gone {
-                    if policy.field(*field).is_some_and(|rule| rule.searchable) {
-                        change.change(Mutation::DeleteTerms { tenant: call.tenant.no, uid, field: Some(*field) });
-                    }
-                }
-                deleted.extend(gone);
-            }
-            let versions = classes.iter().map(|c| (c.class, c.version, c.revision));
-            let done = DeleteDone { etag: etag_of(snapshot.subject.revision, versions), deleted, at: call.now };
-            if validate_only {
-                return Ok(done);
-            }
-            let mut entry = call.record(Action::DeleteFields, Outcome::Ok);
-            entry.subject = Some(uid);
-            entry.fields = Fields::new(done.deleted.iter().copied());
-            entry.purpose = context.purpose()?;
-            self.attach_detail(call, context, &mut entry, &snapshot.classes).await?;
-            change.note(call.tenant.no, entry.to_bytes());
-            self.remember(call, request.as_ref(), &done, &mut change);
-            match self.store.commit(change).await {
-                Ok(_) => return Ok(done),
-                Err(error) => self.retry_or_answer(call, error, request.as_ref()).await?,
-            }
-        }
-        Err(VaultError::Conflict)
-    }
-}
-
-/// What is known of a put before the store was asked.
-pub(crate) struct CheckedPut {
-    pub policy: std::sync::Arc<Policy>,
-    pub fields: crate::access::FieldSet,
-    pub purpose: PurposeNo,
-}
-
-/// A value sealed for its place.
-pub(crate) struct SealedValue {
-    pub field: FieldNo,
-    pub bucket: Bucket,
-    pub origin: Timestamp,
-    pub expire: Option<Timestamp>,
-    pub revision: Revision,
-    pub sealed: Vec<u8>,
-}
-
-impl SealedValue {
-    /// As an entry of a record.
-    pub fn entry(&self) -> Entry<'_> {
-        let SealedValue { field, bucket, origin, expire, revision, ref sealed } = *self;
-        Entry { field, revision, bucket, origin, expire, sealed }
-    }
-}
-
-impl From<&Entry<'_>> for SealedValue {
-    fn from(entry: &Entry<'_>) -> Self {
-        let Entry { field, revision, bucket, origin, expire, sealed } = *entry;
-        SealedValue { field, bucket, origin, expire, revision, sealed: sealed.to_vec() }
-    }
-}
-
-/// A former record with new values in it, and its earliest bucket. A former record that is not as it was written is
-/// never carried on.
-pub(crate) fn merge(
-    keys: &crate::crypto::keys::ClassKeys,
-    owner: &Owner,
-    former: &[u8],
-    revision: Revision,
-    new: &[SealedValue],
-    today: i64,
-) -> Result<(Vec<u8>, Option<Bucket>), VaultError> {
-    let mut entries: Vec<Entry<'_>> = Vec::new();
-    if !former.is_empty() {
-        let view = RecordView::parse(former).map_err(|_| VaultError::DataLoss)?;
-        // What is over stays for the sweep: a hold may keep it, and its index tags must go with it.
-        view.walk(keys, owner, today, |entry| {
-            if !new.iter().any(|n| n.field == entry.field) {
-                entries.push(entry);
-            }
-        })
-        .map_err(|_| VaultError::DataLoss)?;
-    }
-    entries.extend(new.iter().map(SealedValue::entry));
-    let next = entries.iter().map(|e| e.bucket).filter(|b| *b != Bucket::NONE).min();
-    Ok((record::encode(keys, owner, revision, &mut entries), next))
-}
-
-/// A record that lost fields: its bytes, its earliest bucket, and which of the fields were there.
-type Without = (Vec<u8>, Option<Bucket>, Vec<FieldNo>);
-
-/// A record without some fields.
-fn without(
-    keys: &crate::crypto::keys::ClassKeys,
-    owner: &Owner,
-    former: &[u8],
-    revision: Revision,
-    fields: &[FieldNo],
-    today: i64,
-) -> Result<Without, VaultError> {
-    let view = RecordView::parse(former).map_err(|_| VaultError::DataLoss)?;
-    let (mut entries, mut gone) = (Vec::new(), Vec::new());
-    view.walk(keys, owner, today, |entry| match fields.contains(&entry.field) {
-        true => gone.push(entry.field),
-        false => entries.push(entry),
-    })
-    .map_err(|_| VaultError::DataLoss)?;
-    let next = entries.iter().map(|e: &Entry<'_>| e.bucket).filter(|b| *b != Bucket::NONE).min();
-    Ok((record::encode(keys, owner, revision, &mut entries), next, gone))
 }

@@ -15,7 +15,8 @@ use pii_vault::vault::hold::{HoldTarget, NewHold};
 use pii_vault::vault::item::NewItem;
 use pii_vault::vault::operation::OperationStatus;
 use pii_vault::vault::read::{Absence, Select};
-use pii_vault::vault::write::{NewValue, Put, WriteMode};
+use pii_vault::vault::value::NewValue;
+use pii_vault::vault::write::{Put, WriteMode};
 use pii_vault::vault::{Call, VaultError};
 use proptest::prelude::*;
 

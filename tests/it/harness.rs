@@ -14,7 +14,8 @@ use pii_vault::server::Node;
 use pii_vault::vault::approval::ApprovalAsk;
 use pii_vault::vault::tenant::TenantKind;
 use pii_vault::vault::tenants::NewTenant;
-use pii_vault::vault::write::{NewValue, Put, WriteMode};
+use pii_vault::vault::value::NewValue;
+use pii_vault::vault::write::{Put, WriteMode};
 use pii_vault::vault::{Call, Context};
 
 /// 2026-01-15T12:00:00Z, a Thursday.

@@ -14,7 +14,7 @@ use pii_vault::vault::Context;
 use pii_vault::vault::group::GroupChange;
 use pii_vault::vault::hold::{HoldTarget, NewHold};
 use pii_vault::vault::item::NewItem;
-use pii_vault::vault::write::NewValue;
+use pii_vault::vault::value::NewValue;
 use sha2::{Digest, Sha256};
 use tonic::{Code, Status};
 

@@ -24,7 +24,8 @@ use crate::vault::rights::{Decided, How, What};
 use crate::vault::roles::{NewGrant, NewRole};
 use crate::vault::tenant::TenantKind;
 use crate::vault::tenants::NewTenant;
-use crate::vault::write::{NewValue, Put, WriteMode};
+use crate::vault::value::NewValue;
+use crate::vault::write::{Put, WriteMode};
 use crate::vault::{Call, Context};
 
 /// The largest of the three shipped policies by fields, classes and bytes.

@@ -32,7 +32,8 @@ use crate::vault::read::Select;
 use crate::vault::report::Surroundings;
 use crate::vault::tenant::TenantKind;
 use crate::vault::tenants::NewTenant;
-use crate::vault::write::{NewValue, Put, WriteMode};
+use crate::vault::value::NewValue;
+use crate::vault::write::{Put, WriteMode};
 use crate::vault::{Call, Context};
 
 /// The policy of a run, and the tenant that is under it.

@@ -49,7 +49,7 @@ use crate::vault::find::Key;
 use crate::vault::read::{entry_place, open_value};
 use crate::vault::record::{self, Entry, Owner, RecordView};
 use crate::vault::request::Request;
-use crate::vault::write::{NewValue, SealedValue};
+use crate::vault::value::{NewValue, SealedValue};
 
 /// The password of a subject.
 pub const PASSWORD: FieldNo = FieldNo(FieldNo::FIRST_OWN.0 + 1);
