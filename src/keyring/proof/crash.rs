@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
+use super::erasing::Fault;
 use super::spy::{CommitFault, copy_files};
-use super::world::{Fault, ROOTS, TENANT, World};
+use super::world::{ROOTS, TENANT, World};
 use super::{Dice, count};
 use crate::ids::*;
 use crate::keyring::keeper::{FileKeeper, Keeper};

@@ -4,13 +4,16 @@
 
 use futures_util::FutureExt as _;
 
-use world::Mutant;
+use mutants::Mutant;
 
 mod archive;
 mod crash;
+mod erasing;
+mod mutants;
 mod oracle;
 mod restoring;
 mod spy;
+mod thief;
 mod together;
 mod world;
 

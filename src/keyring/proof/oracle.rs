@@ -1,7 +1,9 @@
 //! T05: the reachability oracle over random histories, and the mistakes it must notice.
 
+use super::erasing::Fault;
+use super::mutants::Mutant;
 use super::spy::CommitFault;
-use super::world::{Fault, Mutant, World};
+use super::world::World;
 use super::{Dice, count, must_catch, run};
 use crate::ids::{Bucket, ClassNo, SubjectUid};
 use crate::keyring::{SwapPoint, TenantKeyState};

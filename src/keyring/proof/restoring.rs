@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
+use super::mutants::Mutant;
 use super::spy::copy_files;
-use super::world::{Expiring, Mutant, Subject, TENANT, VAULT, World};
+use super::world::{Expiring, Subject, TENANT, VAULT, World};
 use super::{Dice, count, must_catch, run};
 use crate::clock::Clock;
 use crate::crypto::recovery::RecoveryIdentity;

@@ -1,26 +1,24 @@
 //! A small world around a keyring: a store in files, a keeper on a disk that loses power, subjects with one sealed value
 //! per class, and a plain model of what lives and what was erased.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::Dice;
-use super::spy::{CommitFault, Spy, copy_files};
+use super::mutants::{Mutant, outside_aad, secret_of};
+use super::spy::{Spy, copy_files};
 use crate::clock::{Clock, ManualClock, Timestamp};
 use crate::crypto::aad::{Aad, Kind};
-use crate::crypto::keys::{Dek, FAN_OUT, IndexKey, RootKek, TenantRoot, TenantSecret};
+use crate::crypto::keys::{Dek, IndexKey, RootKek, TenantSecret};
 use crate::crypto::random;
 use crate::crypto::recovery::RecoveryIdentity;
 use crate::ids::*;
 use crate::keyring::archive::setting::HORIZON_DAYS;
-use crate::keyring::keeper::block::{self, RECORD, Record};
 use crate::keyring::keeper::sim::SimDisk;
-use crate::keyring::keeper::{FileKeeper, Keeper, root_block_aad};
-use crate::keyring::ledger::{LedgerEntry, LedgerKind};
-use crate::keyring::tree::{self, OpenNode, Tree};
+use crate::keyring::keeper::{FileKeeper, Keeper, OwnBlock};
 use crate::keyring::*;
 use crate::storage::sqlite::{Options, SqliteStore};
 use crate::storage::*;
@@ -44,7 +42,7 @@ pub struct Sealed {
 }
 
 impl Sealed {
-    fn aad(class: &ClassRef) -> Aad {
+    pub fn aad(class: &ClassRef) -> Aad {
         Aad::new(Kind::Field, VAULT, class.tenant)
             .part(&class.uid.0.to_be_bytes())
             .part(&[class.class.0])
@@ -94,33 +92,6 @@ pub struct Seen {
 }
 
 /// Deliberate mistakes that the oracle must notice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mutant {
-    /// Erasing overwrites the wrapped key in its leaf and re-keys nothing.
-    DeleteOnly,
-    /// The index secret lies in the database, wrapped by the root KEK.
-    IndexOutside,
-    /// A start discards d + 1.
-    DiscardNext,
-    /// The anchor is noted by rewriting the root's block.
-    AnchorInRoot,
-    /// Slots are given although no key archive has their keys.
-    Uncovered,
-    /// A restore drops by the caller's id what the ledger names by row number.
-    LedgerById,
-    /// A restore deletes the rows of the erased and keeps their keys in the tree.
-    NoRekey,
-}
-
-/// What goes wrong in an erasure.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fault {
-    Stop(SwapPoint),
-    /// The power fails in the n-th keeper step from now.
-    KeeperStep(usize),
-    Commit(CommitFault),
-}
-
 pub struct World {
     tmp: tempfile::TempDir,
     /// Number of the directory that holds the present database files.
@@ -137,7 +108,7 @@ pub struct World {
     pub spy: Arc<Spy>,
     pub keeper: Arc<dyn Keeper>,
     pub ring: Arc<Keyring>,
-    stop: Arc<Mutex<Option<SwapPoint>>>,
+    pub stop: Arc<Mutex<Option<SwapPoint>>>,
     pub nodes: Arc<Mutex<Vec<NodeRow>>>,
     pub seen: Seen,
     pub subjects: BTreeMap<SubjectUid, Subject>,
@@ -330,7 +301,7 @@ impl World {
         self.restart(disk, &files).await;
     }
 
-    fn seal(&mut self, class: ClassRef, expiry: Option<KeyRef>, plain: &Plain) -> Vec<u8> {
+    pub fn seal(&mut self, class: ClassRef, expiry: Option<KeyRef>, plain: &Plain) -> Vec<u8> {
         let aad = Sealed::aad(&class);
         let bytes = self.ring.with_class(class, expiry, |keys| keys.cipher().seal(&aad, plain));
         let bytes = bytes.expect("a key that was just allocated or loaded is in memory");
@@ -338,7 +309,7 @@ impl World {
         bytes
     }
 
-    fn class_row(&self, class: &ClassRef, version: DekVersion, revision: u64, record: Vec<u8>) -> ClassRow {
+    pub fn class_row(&self, class: &ClassRef, version: DekVersion, revision: u64, record: Vec<u8>) -> ClassRow {
         ClassRow {
             uid: class.uid,
             tenant: class.tenant,
@@ -362,20 +333,6 @@ impl World {
             return f(&secret_of(&root));
         }
         self.ring.with_secret(TENANT, SecretKind::Index, version, f).expect("the tenant is ready")
-    }
-
-    async fn put_index_outside(&mut self) {
-        let body = self.kek().wrap(&outside_aad(), &TenantRoot::generate());
-        let mut change = ChangeSet::default();
-        change.change(Mutation::PutObject(ObjectRow {
-            tenant: TENANT,
-            kind: ObjectKind::SecretState,
-            key: b"index".to_vec(),
-            revision: Revision(1),
-            body: body.clone(),
-        }));
-        self.spy.commit(change).await.unwrap();
-        self.seen.objects.push(body);
     }
 
     pub fn tag(&mut self, uid: SubjectUid, phone: usize) -> Mutation {
@@ -423,7 +380,7 @@ impl World {
         self.subjects.insert(uid, subject);
     }
 
-    async fn row(&self, uid: SubjectUid, class: ClassNo) -> Option<ClassRow> {
+    pub async fn row(&self, uid: SubjectUid, class: ClassNo) -> Option<ClassRow> {
         self.spy.subject_by_uid(uid).await.unwrap()?.class(class).cloned()
     }
 
@@ -442,218 +399,12 @@ impl World {
         own.former.push(std::mem::replace(&mut own.plain, plain));
     }
 
-    fn entry(&self, uid: SubjectUid, class: ClassNo, version: DekVersion) -> LedgerEntry {
-        LedgerEntry {
-            kind: LedgerKind::Erased,
-            tenant: TENANT,
-            uid,
-            class,
-            version,
-            generation: Generation(0),
-            at: Timestamp(5),
-            object: ObjectId::random(),
-            until: Timestamp(0),
-            number: 0,
-        }
-    }
-
-    fn plains_of(&self, uid: SubjectUid, class: ClassNo) -> Vec<Plain> {
+    pub fn plains_of(&self, uid: SubjectUid, class: ClassNo) -> Vec<Plain> {
         let own = &self.subjects[&uid].classes[&class];
         let mut all = own.former.clone();
         all.push(own.plain);
         all.extend(self.expiring.iter().filter(|v| v.class.uid == uid && v.class.class == class).map(|v| v.plain));
         all
-    }
-
-    /// The operation that erases classes of a subject.
-    pub async fn erasure(&self, uid: SubjectUid, classes: &[ClassNo]) -> SwapOp {
-        let mut op = SwapOp::default();
-        for class in classes {
-            let row = self.row(uid, *class).await.unwrap();
-            op.slots.push(row.slot.expect("a live class has a slot"));
-            op.change.require(Precondition::ClassAt {
-                uid,
-                class: *class,
-                version: row.version,
-                revision: row.revision,
-            });
-            op.ledger.push(self.entry(uid, *class, row.version));
-            op.change.change(Mutation::PutClass(ClassRow {
-                slot: None,
-                state: ClassState::Erased,
-                revision: Revision(row.revision.0 + 1),
-                record: vec![],
-                ..row
-            }));
-        }
-        op
-    }
-
-    /// The model's part of an erasure whose end was answered.
-    pub fn note_erased(&mut self, uid: SubjectUid, classes: &[ClassNo]) {
-        for class in classes {
-            let gone = self.plains_of(uid, *class);
-            self.erased.extend(gone);
-            self.expiring.retain(|v| !(v.class.uid == uid && v.class.class == *class));
-            let subject = self.subjects.get_mut(&uid).unwrap();
-            subject.classes.remove(class);
-        }
-        if self.subjects[&uid].classes.is_empty() {
-            let phone = self.subjects[&uid].phone;
-            self.searchable_erased.push((uid, phone, false));
-            self.subjects.remove(&uid);
-        }
-    }
-
-    /// Erases, with or without a fault; after a fault the world restarts and finds out what happened.
-    pub async fn erase(
-        &mut self,
-        uid: SubjectUid,
-        classes: &[ClassNo],
-        fault: Option<Fault>,
-        dice: &mut Dice,
-    ) -> Result<(), String> {
-        if self.mutant == Some(Mutant::DeleteOnly) {
-            return self.erase_by_deleting(uid, classes).await;
-        }
-        let op = self.erasure(uid, classes).await;
-        match &fault {
-            None => {}
-            Some(Fault::Stop(point)) => *self.stop.lock() = Some(*point),
-            Some(Fault::KeeperStep(n)) => self.disk.power_off_at(self.disk.steps() + n),
-            Some(Fault::Commit(fault)) => *self.spy.fault.lock() = Some(fault.clone()),
-        }
-        let ledger = op.ledger.clone();
-        let before = self.ring.generation(TENANT).unwrap();
-        let result = self.ring.swap(TENANT, op).await;
-        if fault.is_none() {
-            result.map_err(|error| format!("an erasure without a fault failed: {error}"))?;
-            self.note_erased(uid, classes);
-            return Ok(());
-        }
-        if let Ok(swapped) = &result {
-            // The answer was given: the receipt may be out, whatever comes now.
-            if swapped.generation <= before {
-                return Err("a swap did not raise the generation".into());
-            }
-            self.note_erased(uid, classes);
-        }
-        match fault {
-            Some(Fault::KeeperStep(_)) => self.power_loss(dice).await,
-            _ if dice.once_in(2) => self.power_loss(dice).await,
-            _ => self.kill().await,
-        }
-        self.after_fault(before, result, uid, classes, ledger).await
-    }
-
-    /// What a vault does after a restart: operations found committed are settled, then answered.
-    async fn after_fault(
-        &mut self,
-        before: Generation,
-        result: Result<Swapped, SwapError>,
-        uid: SubjectUid,
-        classes: &[ClassNo],
-        ledger: Vec<LedgerEntry>,
-    ) -> Result<(), String> {
-        let state = self.ring.state(TENANT);
-        if state != TenantKeyState::Ready {
-            return Err(format!("after a crash the tenant is {state:?} ({result:?})"));
-        }
-        let now = self.ring.generation(TENANT).unwrap();
-        let committed = self.is_erased(uid, classes[0]).await;
-        let expected = if committed { Generation(before.0 + 1) } else { before };
-        if now != expected {
-            return Err(format!("generation {now} where {expected} was committed"));
-        }
-        if result.is_ok() && !committed {
-            return Err("an answered erasure is not in the database".into());
-        }
-        if result.is_err() { self.end_after_restart(uid, classes, ledger).await } else { Ok(()) }
-    }
-
-    async fn is_erased(&self, uid: SubjectUid, class: ClassNo) -> bool {
-        self.row(uid, class).await.is_none_or(|row| row.state == ClassState::Erased)
-    }
-
-    /// Settles an erasure that was not answered, if it was committed.
-    pub async fn end_after_restart(
-        &mut self,
-        uid: SubjectUid,
-        classes: &[ClassNo],
-        ledger: Vec<LedgerEntry>,
-    ) -> Result<(), String> {
-        if self.is_erased(uid, classes[0]).await {
-            let settled = self.ring.settle(TENANT, ledger).await;
-            settled.map_err(|error| format!("a committed erasure cannot be settled: {error}"))?;
-            self.note_erased(uid, classes);
-        }
-        Ok(())
-    }
-
-    /// The mutant: a fresh key in the leaf, sealed again under the key that the leaf had before.
-    async fn erase_by_deleting(&mut self, uid: SubjectUid, classes: &[ClassNo]) -> Result<(), String> {
-        let op = self.erasure(uid, classes).await;
-        let tree = Tree { vault: VAULT, tenant: TENANT };
-        let roots = self.present_roots();
-        let mut change = op.change;
-        for slot in op.slots {
-            let path = tree::path(tree::leaf_of(slot));
-            let rows = self.spy.nodes(TENANT, path.clone()).await.unwrap().nodes;
-            let top = roots.iter().find_map(|(_, root)| tree.open_top(root, rows[0].as_ref().unwrap()).ok()).unwrap();
-            let one = tree.open_child(&top, rows[1].as_ref().unwrap()).unwrap();
-            let two = tree.open_child(&one, rows[2].as_ref().unwrap()).unwrap();
-            let row = rows[3].clone().unwrap();
-            let mut leaf = tree.open_child(&two, &row).unwrap();
-            leaf.keys.refresh(tree::index_in_leaf(slot));
-            let (_, index) = tree::parent(row.ordinal).unwrap();
-            let aad = Aad::node(VAULT, TENANT, row.ordinal, row.generation);
-            let blob = two.keys.child(index).seal_node(&aad, &leaf.keys);
-            change.change(Mutation::PutNode(NodeRow { blob, ..row }));
-        }
-        self.spy.commit(change).await.unwrap();
-        self.note_erased(uid, classes);
-        Ok(())
-    }
-
-    /// The mutant: before a start, slots above the database's generation are wiped.
-    async fn discard_next(&mut self, files: &std::path::Path) {
-        let probe = self.place("probe");
-        let _ = std::fs::remove_dir_all(&probe);
-        copy_files(files, &probe);
-        let spy = Self::open_store(probe, &Arc::new(Mutex::new(Vec::new())));
-        let generation = spy.nodes(TENANT, vec![tree::TOP]).await.unwrap().generation;
-        for n in 0..self.replicas {
-            self.disk.tamper(&format!("r{n}"), ROOTS, |bytes| {
-                for record in bytes.chunks_exact_mut(RECORD) {
-                    let found = block::decode(VAULT, (&*record).try_into().unwrap());
-                    if matches!(found, Record::Root(root) if root.tenant == TENANT && root.generation > generation) {
-                        record.fill(0);
-                    }
-                }
-            });
-        }
-    }
-
-    /// A new version of a class under a new key with a new value; the old key dies with the old value.
-    pub async fn rotate(&mut self, uid: SubjectUid, class: ClassNo) {
-        let row = self.row(uid, class).await.unwrap();
-        let key = self.ring.allocate(TENANT, 1).await.unwrap()[0];
-        let at = ClassRef { tenant: TENANT, uid, class, key };
-        let plain = random::bytes();
-        let record = self.seal(at, None, &plain);
-        let version = DekVersion(row.version.0 + 1);
-        let mut op = SwapOp { slots: vec![row.slot.unwrap()], ..SwapOp::default() };
-        let (revision, old) = (row.revision, row.version);
-        op.change.require(Precondition::ClassAt { uid, class, version: old, revision });
-        op.change.change(Mutation::TakeSlot { tenant: TENANT, slot: key.slot });
-        let new = self.class_row(&at, version, revision.0 + 1, record);
-        op.change.change(Mutation::PutClass(new));
-        op.ledger.push(self.entry(uid, class, old));
-        self.ring.swap(TENANT, op).await.unwrap();
-        let gone = self.plains_of(uid, class);
-        self.erased.extend(gone);
-        self.expiring.retain(|v| !(v.class.uid == uid && v.class.class == class));
-        self.subjects.get_mut(&uid).unwrap().classes.insert(class, Class { key, plain, former: vec![] });
     }
 
     /// A value that ends with a bucket, under the class's key and the bucket's.
@@ -680,194 +431,14 @@ impl World {
         self.expiring.push(Expiring { bucket, class: at, expiry, plain, sealed });
     }
 
-    /// The bucket is over: one slot dies for everyone.
-    pub async fn end_bucket(&mut self, bucket: Bucket) {
-        let Some(key) = self.buckets.remove(&bucket) else { return };
-        let mut op = SwapOp { slots: vec![key.slot], ..SwapOp::default() };
-        op.change.require(Precondition::ExpiryLive { tenant: TENANT, class: ClassNo(1), bucket, dek: key.dek });
-        let row = ExpiryRow { tenant: TENANT, class: ClassNo(1), bucket, slot: None, dek: key.dek };
-        op.change.change(Mutation::PutExpiry(row));
-        self.ring.swap(TENANT, op).await.unwrap();
-        self.erased.extend(self.expiring.iter().filter(|v| v.bucket == bucket).map(|v| v.plain));
-        self.expiring.retain(|v| v.bucket != bucket);
-    }
-
-    /// Retags everyone under the next version of the index secret and drops the last one.
-    pub async fn rotate_index(&mut self) {
-        let old = self.index;
-        self.index = SecretVersion(old.0 + 1);
-        if self.mutant == Some(Mutant::IndexOutside) {
-            self.put_index_outside().await;
-        }
-        let mut change = ChangeSet::default();
-        let people: Vec<(SubjectUid, usize)> = self.subjects.iter().map(|(uid, s)| (*uid, s.phone)).collect();
-        for (uid, phone) in people {
-            change.change(self.tag(uid, phone));
-        }
-        change.change(Mutation::DeleteTermsOfVersion { tenant: TENANT, version: old, limit: u32::MAX });
-        self.spy.commit(change).await.unwrap();
-        if self.mutant != Some(Mutant::IndexOutside) {
-            let slots = vec![secret_slot(SecretKind::Index, old)];
-            self.ring.swap(TENANT, SwapOp { slots, ..SwapOp::default() }).await.unwrap();
-        }
-        self.searchable_erased.iter_mut().for_each(|(_, _, over)| *over = true);
-    }
-
-    pub async fn rotate_root(&mut self) {
-        self.ring.swap(TENANT, SwapOp::default()).await.unwrap();
-    }
-
     /// Notes an anchor, and the power fails while it is written.
     pub async fn anchor_with_power_loss(&mut self, sequence: u64, dice: &mut Dice) {
         if self.mutant == Some(Mutant::AnchorInRoot) {
-            let generation = self.ring.generation(TENANT).unwrap();
-            let disk = self.disk.copy();
-            let replica = format!("r{}", dice.below(self.replicas));
-            disk.tamper(&replica, ROOTS, |bytes| {
-                for record in bytes.chunks_exact_mut(RECORD) {
-                    let found = block::decode(VAULT, (&*record).try_into().unwrap());
-                    if matches!(found, Record::Root(root) if root.tenant == TENANT && root.generation == generation) {
-                        random::fill(&mut record[RECORD / 2..]);
-                        random::fill(&mut record[..100]);
-                    }
-                }
-            });
-            let files = self.files();
-            return self.restart(disk, &files).await;
+            return self.tear_present_root(dice).await;
         }
         self.disk.power_off_at(self.disk.steps() + dice.below(3));
-        let _ = self.keeper.put_own(crate::keyring::keeper::OwnBlock::Anchor, &[7; 104], sequence).await;
+        let _ = self.keeper.put_own(OwnBlock::Anchor, &[7; 104], sequence).await;
         self.power_loss(dice).await;
-    }
-
-    /// Roots of the tenant that the present keeper's bytes hold, anywhere, under the present KEK; beside a token, those that
-    /// it opens of all files ever written.
-    pub fn present_roots(&self) -> Vec<(Generation, TenantRoot)> {
-        let kek = self.kek();
-        let mut roots = Vec::new();
-        for record in self.disk.records() {
-            if let Record::Root(root) = block::decode(VAULT, &record) {
-                let aad = root_block_aad(VAULT, root.tenant, root.generation, &root.kek);
-                if root.tenant == TENANT
-                    && let Ok(key) = kek.unwrap(&aad, &root.wrapped)
-                {
-                    roots.push((root.generation, key));
-                }
-            }
-        }
-        roots
-    }
-
-    /// Everything that opens for who holds every node and ciphertext ever written, the present keeper and KEK.
-    pub fn reachable(&self) -> Reachable {
-        let tree = Tree { vault: VAULT, tenant: TENANT };
-        let mut open: Vec<(Ordinal, OpenNode)> = Vec::new();
-        let rows = self.nodes.lock().clone();
-        let mut left: Vec<&NodeRow> = rows.iter().filter(|row| row.tenant == TENANT).collect();
-        for (_, root) in self.present_roots() {
-            left.retain(|row| {
-                let node = if row.ordinal == tree::TOP { tree.open_top(&root, row).ok() } else { None };
-                let keep = node.is_none();
-                open.extend(node.map(|node| (tree::TOP, node)));
-                keep
-            });
-        }
-        loop {
-            let before = open.len();
-            left.retain(|row| {
-                let Some((above, _)) = tree::parent(row.ordinal) else { return true };
-                let node = open.iter().filter(|(o, _)| *o == above).find_map(|(_, n)| tree.open_child(n, row).ok());
-                let keep = node.is_none();
-                open.extend(node.map(|node| (row.ordinal, node)));
-                keep
-            });
-            if open.len() == before {
-                break;
-            }
-        }
-        let mut keys: HashMap<DekId, (usize, usize)> = HashMap::new();
-        let mut secrets: Vec<TenantSecret> = Vec::new();
-        for (at, (ordinal, node)) in open.iter().enumerate().filter(|(_, (o, _))| tree::level(*o) == 3) {
-            for index in 0..FAN_OUT {
-                keys.insert(node.keys.dek(index).id(), (at, index));
-            }
-            if *ordinal == tree::leaf(0) {
-                secrets.extend((0..tree::RESERVED as usize).map(|index| node.keys.secret(index)));
-            }
-        }
-        // Whatever else in the database the root KEK wraps.
-        let kek = self.kek();
-        secrets
-            .extend(self.seen.objects.iter().filter_map(|o| kek.unwrap(&outside_aad(), o).ok()).map(|r| secret_of(&r)));
-        let dek = |id: &DekId| keys.get(id).map(|(at, index)| open[*at].1.keys.dek(*index));
-        let mut plains = HashSet::new();
-        for sealed in &self.seen.sealed {
-            let Some(key) = dek(&sealed.class.key.dek) else { continue };
-            let keys = match &sealed.expiry {
-                None => key.class_keys(),
-                Some(id) => match keys.get(id) {
-                    Some((at, index)) => key.expiring_keys(&open[*at].1.keys.expiry(*index)),
-                    None => continue,
-                },
-            };
-            if let Ok(plain) = keys.cipher().open(&Sealed::aad(&sealed.class), &sealed.bytes) {
-                plains.insert(<Plain>::try_from(plain.as_slice()).unwrap());
-            }
-        }
-        let mut guesses = HashSet::new();
-        for secret in &secrets {
-            let key = IndexKey::derive(secret, FIELD);
-            let table: HashMap<TermTag, usize> = (0..DOMAIN).map(|n| (key.tag(&[n as u8]), n)).collect();
-            guesses.extend(self.seen.tags.iter().filter_map(|t| Some((t.uid, *table.get(&t.tag)?))));
-        }
-        Reachable { plains, guesses }
-    }
-
-    /// The oracle: recovered and erased have nothing in common, and everything that lives is recovered, by the thief
-    /// and by the vault itself.
-    pub async fn check(&self) -> Result<(), String> {
-        let reachable = self.reachable();
-        if let Some(plain) = self.erased.iter().find(|plain| reachable.plains.contains(*plain)) {
-            let sealed = self.seen.sealed.len();
-            return Err(format!("an erased value was recovered ({sealed} ciphertexts, {plain:02x?})"));
-        }
-        if self.searchable_erased.iter().any(|(uid, phone, over)| *over && reachable.guesses.contains(&(*uid, *phone)))
-        {
-            return Err("an erased searchable value was guessed after its search had ended".into());
-        }
-        for (uid, subject) in &self.subjects {
-            for (class, own) in &subject.classes {
-                if !reachable.plains.contains(&own.plain) {
-                    return Err(format!("a live value cannot be recovered (subject {uid})"));
-                }
-                self.read(*uid, *class, own).await?;
-            }
-        }
-        for value in &self.expiring {
-            let load = self.ring.load(TENANT, &[value.class.key, value.expiry]).await;
-            load.map_err(|e| format!("an expiring value's keys do not load: {e}"))?;
-            let aad = Sealed::aad(&value.class);
-            let open = self.ring.with_class(value.class, Some(value.expiry), |k| k.cipher().open(&aad, &value.sealed));
-            if open.and_then(Result::ok).is_none_or(|plain| plain.as_slice() != value.plain) {
-                return Err("a live expiring value does not open".into());
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads a value as the vault does.
-    async fn read(&self, uid: SubjectUid, class: ClassNo, own: &Class) -> Result<(), String> {
-        let row = self.row(uid, class).await.ok_or("a live class has no row")?;
-        let key = KeyRef { slot: row.slot.ok_or("a live class has no slot")?, dek: row.dek };
-        let at = ClassRef { tenant: TENANT, uid, class, key };
-        self.ring.load(TENANT, &[key]).await.map_err(|e| format!("a live key does not load: {e}"))?;
-        let open = self.ring.with_class(at, None, |keys| keys.cipher().open(&Sealed::aad(&at), &row.record));
-        match open {
-            Some(Ok(plain)) if plain.as_slice() == own.plain => Ok(()),
-            Some(Ok(_)) => Err("a live value is another one".into()),
-            Some(Err(_)) => Err("a live value does not open".into()),
-            None => Err("a loaded key is not in memory".into()),
-        }
     }
 
     /// A data key of a live class as raw bytes, for searching files.
@@ -876,17 +447,4 @@ impl World {
         self.ring.load(TENANT, &[key]).await.unwrap();
         self.ring.with_dek(TENANT, key, Dek::raw).unwrap()
     }
-}
-
-pub struct Reachable {
-    pub plains: HashSet<Plain>,
-    pub guesses: HashSet<(SubjectUid, usize)>,
-}
-
-fn outside_aad() -> Aad {
-    Aad::new(Kind::Object, VAULT, TENANT)
-}
-
-fn secret_of(root: &TenantRoot) -> TenantSecret {
-    TenantSecret::from_bytes(&root.raw())
 }
