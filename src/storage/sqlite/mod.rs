@@ -28,6 +28,8 @@ use tokio::sync::oneshot;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_faults;
 
 pub use self::copy::check_file;
 pub use self::people::{Person, people};
