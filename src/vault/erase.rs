@@ -8,6 +8,7 @@
 //! revision, so that two erasures, or an erasure and a hold, never both act on the same snapshot.
 
 use data_encoding::HEXLOWER;
+use futures_util::{StreamExt as _, stream};
 
 use crate::access::Verb;
 use crate::audit::{Action, Outcome};
@@ -39,6 +40,8 @@ pub struct Erasure {
 pub(crate) const ITEMS_AT_ONCE: u32 = 10_000;
 /// How often an erasure is decided anew before the caller is told.
 pub(crate) const ATTEMPTS: usize = 6;
+/// Subjects of one batch whose erasures are under way at the same time, as many as share a swap well.
+const AT_ONCE: usize = 64;
 
 /// A class whose key is to be dropped.
 pub(crate) struct Drop {
@@ -135,12 +138,13 @@ impl Vault {
     ) -> Result<Vec<Result<Erasure, VaultError>>, VaultError> {
         call.permit(Verb::Erase)?;
         self.check_classes(call, classes)?;
-        // Started together, so that they share swaps.
+        // Some of them together, so that they share swaps; not all, or a thousand would stand before everybody else's reads.
         let each = keys.iter().enumerate().map(|(i, key)| {
             let request = requests.get(i).copied().flatten();
             self.erase_subject(call, context, key, classes, request, wait_final)
         });
-        Ok(futures_util::future::join_all(each).await)
+        let each: Vec<_> = each.collect();
+        Ok(stream::iter(each).buffered(AT_ONCE).collect().await)
     }
 
     pub(crate) fn check_classes(&self, call: &Call, classes: &[ClassNo]) -> Result<(), VaultError> {
