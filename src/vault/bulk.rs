@@ -50,9 +50,7 @@ impl Vault {
         wait_final: bool,
     ) -> Result<Erasure, VaultError> {
         call.permit(Verb::Erase)?;
-        let known: Option<ObjectId> = self.repeated(call, request.as_ref()).await?;
-        if let Some(id) = known {
-            let (operation, _) = self.operation(call.tenant.no, id).await?;
+        if let Some(operation) = self.repeated_operation(call, request.as_ref()).await? {
             return self.answer_erasure(call, operation, wait_final, true).await;
         }
         let (mut operation, mut revision) = self.begin_group(call, context, group, request.as_ref()).await?;
@@ -76,9 +74,7 @@ impl Vault {
         validate_only: bool,
     ) -> Result<Erasure, VaultError> {
         call.permit(Verb::Erase)?;
-        let known: Option<ObjectId> = self.repeated(call, request.as_ref()).await?;
-        if let Some(id) = known {
-            let (operation, _) = self.operation(call.tenant.no, id).await?;
+        if let Some(operation) = self.repeated_operation(call, request.as_ref()).await? {
             return self.answer_erasure(call, operation, false, true).await;
         }
         let tenant = call.tenant.no;

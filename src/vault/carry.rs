@@ -18,10 +18,9 @@ use crate::vault::call::Call;
 use crate::vault::error::VaultError;
 use crate::vault::item::{GroupEdit, item_place};
 use crate::vault::record::{self, Entry, Owner, RecordView};
+use crate::vault::retry::ATTEMPTS;
 use crate::vault::value::SealedValue;
 
-/// How often a change is decided anew before it is given up.
-const ATTEMPTS: usize = 6;
 /// Most values that move to a new key in one change, about 1 KB of memory each while they do. A job may take longer than
 /// a caller, who gets [`crate::vault::reseal::MOST_SURVIVORS`].
 const MOST_CARRIED: u32 = 100_000;

@@ -38,8 +38,6 @@ pub struct Erasure {
 
 /// Items deleted together with the swap; the rest of a larger class is swept afterwards.
 pub(crate) const ITEMS_AT_ONCE: u32 = 10_000;
-/// How often an erasure is decided anew before the caller is told.
-pub(crate) const ATTEMPTS: usize = 6;
 /// Subjects of one batch whose erasures are under way at the same time, as many as share a swap well.
 const AT_ONCE: usize = 64;
 
@@ -93,9 +91,7 @@ impl Vault {
         wait_final: bool,
     ) -> Result<Erasure, VaultError> {
         call.permit(Verb::Erase)?;
-        let known: Option<ObjectId> = self.repeated(call, request.as_ref()).await?;
-        if let Some(id) = known {
-            let (operation, _) = self.operation(call.tenant.no, id).await?;
+        if let Some(operation) = self.repeated_operation(call, request.as_ref()).await? {
             return self.answer_erasure(call, operation, wait_final, true).await;
         }
         self.check_classes(call, classes)?;

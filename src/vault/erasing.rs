@@ -10,13 +10,14 @@ use crate::keyring::{SwapError, SwapOp, Swapped};
 use crate::storage::*;
 use crate::vault::Vault;
 use crate::vault::call::{Call, Context};
-use crate::vault::erase::{ATTEMPTS, ITEMS_AT_ONCE, Plan, erased_entries};
+use crate::vault::erase::{ITEMS_AT_ONCE, Plan, erased_entries};
 use crate::vault::error::VaultError;
 use crate::vault::expiry::Progress;
 use crate::vault::feed::{EventKind, FeedEvent};
 use crate::vault::ledger::ledger_entry;
 use crate::vault::operation::*;
 use crate::vault::request::Request;
+use crate::vault::retry::ATTEMPTS;
 use crate::vault::rights::disclosures;
 
 impl Vault {

@@ -4,6 +4,7 @@ use crate::access::Verb;
 use crate::audit::{Action, Outcome};
 use crate::clock::Timestamp;
 use crate::ids::*;
+use crate::keyring::keeper::ReplicaState;
 use crate::receipt::*;
 use crate::storage::*;
 use crate::vault::Vault;
@@ -202,6 +203,26 @@ impl Vault {
         self.keyring.keeper()
     }
 
+    /// What signed records say of the keeper.
+    pub(crate) fn keeper_said(&self) -> Keeper {
+        let keeper = self.keyring.keeper();
+        let retired = keeper.replicas().into_iter().filter(|replica| replica.state == ReplicaState::Retired);
+        Keeper {
+            kind: keeper.kind().to_owned(),
+            assurance: match keeper.assurance() {
+                "physical" => Assurance::Physical,
+                _ => Assurance::Logical,
+            },
+            retired_replicas: retired.map(|replica| data_encoding::HEXLOWER.encode(&replica.id)).collect(),
+        }
+    }
+
+    /// When the last key archive ends that may hold keys of a tenant; `None`: there is none.
+    pub(crate) async fn archives_expire_at(&self, tenant: TenantNo) -> Option<Timestamp> {
+        let archive = self.keyring.archive().cloned()?;
+        tokio::task::spawn_blocking(move || archive.latest_expiry(tenant)).await.ok().flatten()
+    }
+
     /// Proves that a subject was a member of an erasure about several: the salt shows to whom it belongs.
     pub async fn member_proof(&self, call: &Call, id: ObjectId, uid: SubjectUid) -> Result<MemberProof, VaultError> {
         call.permit(Verb::Erase)?;
@@ -260,14 +281,8 @@ impl Vault {
             }
             _ => None,
         };
-        let keeper = self.keyring.keeper();
-        let retired =
-            keeper.replicas().into_iter().filter(|r| r.state == crate::keyring::keeper::ReplicaState::Retired);
         let head = self.store.audit_head(call.tenant.no).await?;
-        let archives_expire_at = match self.keyring.archive().cloned() {
-            Some(archive) => tokio::task::spawn_blocking(move || archive.latest_expiry(tenant)).await.ok().flatten(),
-            None => None,
-        };
+        let archives_expire_at = self.archives_expire_at(tenant).await;
         let receipt = Receipt {
             vault: self.keyring.vault(),
             operation: operation.id,
@@ -302,14 +317,7 @@ impl Vault {
                 .collect(),
             data_keys_issued: operation.data_keys_issued,
             generation: operation.generation.unwrap_or(Generation(0)),
-            keeper: Keeper {
-                kind: keeper.kind().to_owned(),
-                assurance: match keeper.assurance() {
-                    "physical" => Assurance::Physical,
-                    _ => Assurance::Logical,
-                },
-                retired_replicas: retired.map(|r| data_encoding::HEXLOWER.encode(&r.id)).collect(),
-            },
+            keeper: self.keeper_said(),
             erased_at: operation.erased_at.ok_or(VaultError::DataLoss)?,
             archives_expire_at,
             without_recovery: !self.has_recovery(),

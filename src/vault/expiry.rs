@@ -15,13 +15,12 @@ use crate::vault::error::VaultError;
 use crate::vault::feed::{EventKind, FeedEvent};
 use crate::vault::hold::holds_at;
 use crate::vault::record;
+use crate::vault::retry::ATTEMPTS;
 
 /// How far ahead what a hold keeps is moved at a time: once the hold is released, it goes within so many days.
 const KEPT_DAYS: i64 = 31;
 /// Rows deleted in one change.
 const ROWS_AT_ONCE: u32 = 5_000;
-/// How often the end of a bucket is decided anew before it is left to the next round.
-const ATTEMPTS: usize = 6;
 /// Class records read at a time.
 const RECORDS_AT_ONCE: u32 = 200;
 

@@ -53,8 +53,8 @@ impl Vault {
     /// Begins the rotation of the tenant's index secret; the operation that a job finishes. One that runs is answered.
     pub async fn rotate_index(&self, call: &Call, request: Option<Request>) -> Result<Operation, VaultError> {
         self.may_rotate(call)?;
-        if let Some(id) = self.repeated::<ObjectId>(call, request.as_ref()).await? {
-            return Ok(self.operation(call.tenant.no, id).await?.0);
+        if let Some(known) = self.repeated_operation(call, request.as_ref()).await? {
+            return Ok(known);
         }
         self.begin_index_rotation(call, request.as_ref()).await
     }

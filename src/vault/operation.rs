@@ -376,6 +376,18 @@ impl Vault {
         Ok((serde_json::from_slice(&row.body).map_err(|_| VaultError::DataLoss)?, row.revision))
     }
 
+    /// The operation that this request began before, if it is a repetition.
+    pub(crate) async fn repeated_operation(
+        &self,
+        call: &Call,
+        request: Option<&Request>,
+    ) -> Result<Option<Operation>, VaultError> {
+        match self.repeated::<ObjectId>(call, request).await? {
+            Some(id) => Ok(Some(self.operation(call.tenant.no, id).await?.0)),
+            None => Ok(None),
+        }
+    }
+
     /// An operation, for its caller's tenant.
     pub async fn get_operation(&self, call: &Call, id: ObjectId) -> Result<Operation, VaultError> {
         if call.permit(Verb::Operate).is_err() {

@@ -10,7 +10,7 @@ use crate::keyring::{ClassRef, KeyRef, SwapError, SwapOp};
 use crate::storage::*;
 use crate::vault::Vault;
 use crate::vault::call::{Call, Context};
-use crate::vault::erase::{ATTEMPTS, Erasure, erased_entries};
+use crate::vault::erase::{Erasure, erased_entries};
 use crate::vault::error::{VaultError, Violation};
 use crate::vault::etag::etag;
 use crate::vault::find::Key;
@@ -20,6 +20,7 @@ use crate::vault::item::{GroupEdit, item_place};
 use crate::vault::operation::*;
 use crate::vault::record::{self, Entry, Owner, RecordView};
 use crate::vault::request::Request;
+use crate::vault::retry::ATTEMPTS;
 use crate::vault::value::{NewValue, SealedValue};
 
 /// Most items that may stay in a class from which something is erased.
@@ -141,9 +142,7 @@ impl Vault {
         validate_only: bool,
     ) -> Result<Erasure, VaultError> {
         call.permit(Verb::Erase)?;
-        let known: Option<ObjectId> = self.repeated(call, request.as_ref()).await?;
-        if let Some(id) = known {
-            let (operation, _) = self.operation(call.tenant.no, id).await?;
+        if let Some(operation) = self.repeated_operation(call, request.as_ref()).await? {
             return self.answer_erasure(call, operation, wait_final, true).await;
         }
         classes.sort();

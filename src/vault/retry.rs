@@ -6,7 +6,7 @@ use crate::vault::call::Call;
 use crate::vault::error::VaultError;
 use crate::vault::request::Request;
 
-/// How often a change is decided anew before the caller is told.
+/// How often a change is decided anew before the caller is told, or a job leaves it to its next round.
 pub(super) const ATTEMPTS: usize = 6;
 
 impl Vault {

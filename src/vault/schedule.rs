@@ -37,9 +37,7 @@ impl Vault {
         validate_only: bool,
     ) -> Result<Erasure, VaultError> {
         call.permit(Verb::Erase)?;
-        let known: Option<ObjectId> = self.repeated(call, request.as_ref()).await?;
-        if let Some(id) = known {
-            let (operation, _) = self.operation(call.tenant.no, id).await?;
+        if let Some(operation) = self.repeated_operation(call, request.as_ref()).await? {
             return self.answer_erasure(call, operation, false, true).await;
         }
         self.check_classes(call, classes)?;

@@ -9,11 +9,9 @@ use crate::vault::Vault;
 use crate::vault::call::Call;
 use crate::vault::error::VaultError;
 use crate::vault::operation::{Operation, OperationStatus, RotationState, put_operation};
+use crate::vault::retry::ATTEMPTS;
 use crate::vault::tenant::TenantSettings;
 use crate::vault::to_json;
-
-/// The tenant's settings or the operation changed beside us: so often it is decided again.
-const ATTEMPTS: u32 = 6;
 
 /// A rotation that is through but for its last step.
 pub(crate) struct Rotated {

@@ -49,6 +49,7 @@ use crate::vault::find::Key;
 use crate::vault::read::{entry_place, open_value};
 use crate::vault::record::{self, Entry, Owner, RecordView};
 use crate::vault::request::Request;
+use crate::vault::retry::ATTEMPTS;
 use crate::vault::value::{NewValue, SealedValue};
 
 /// The password of a subject.
@@ -66,8 +67,6 @@ pub const RIGHTS: FieldNo = FieldNo(FieldNo::FIRST_OWN.0 + 6);
 
 /// Longest value of a credential, bytes.
 pub const MAX_CREDENTIAL: usize = 65_536;
-/// How often a change is decided anew before the caller is told.
-const ATTEMPTS: usize = 6;
 /// Subjects are spread over so many turns, so that a storm on one of them does not end in conflicts.
 const TURNS: usize = 1_024;
 

@@ -46,8 +46,8 @@ impl Vault {
     ) -> Result<Option<Operation>, VaultError> {
         self.may_rotate(call)?;
         let tenant = call.tenant.no;
-        if let Some(id) = self.repeated::<ObjectId>(call, request.as_ref()).await? {
-            return Ok(Some(self.operation(tenant, id).await?.0));
+        if let Some(known) = self.repeated_operation(call, request.as_ref()).await? {
+            return Ok(Some(known));
         }
         if tenant == TenantNo::VAULT {
             return Err(VaultError::invalid("tenant", "the vault itself has no data keys"));

@@ -37,8 +37,8 @@ impl Vault {
         self.may_rotate(call)?;
         let tenant = call.tenant.no;
         own_key_only(call)?;
-        if let Some(id) = self.repeated::<ObjectId>(call, request.as_ref()).await? {
-            return Ok(self.operation(tenant, id).await?.0);
+        if let Some(known) = self.repeated_operation(call, request.as_ref()).await? {
+            return Ok(known);
         }
         let mut state = RotationState::default();
         if self.running_rotation(tenant, OperationKind::RotateKek).await?.is_none() {

@@ -21,10 +21,9 @@ use crate::audit::{Action, Outcome};
 use crate::auth;
 use crate::clock::Timestamp;
 use crate::ids::*;
-use crate::keyring::keeper::ReplicaState;
+use crate::receipt::AuditPosition;
 use crate::receipt::rotation::RotationRecord;
 pub use crate::receipt::rotation::{Fate, Kind};
-use crate::receipt::{Assurance, AuditPosition, Keeper};
 use crate::storage::*;
 use crate::vault::Vault;
 use crate::vault::call::Call;
@@ -245,15 +244,10 @@ impl Vault {
     ) -> Result<Vec<u8>, VaultError> {
         let tenant = call.tenant.no;
         let state = operation.rotation.clone().unwrap_or_default();
-        let keeper = self.keyring.keeper();
-        let retired = keeper.replicas().into_iter().filter(|r| r.state == ReplicaState::Retired);
         let head = self.store.audit_head(tenant).await?;
         // A data key or a secret is in the key archive too; roots and signing keys never are.
         let archived = !matches!(kind, Kind::Root | Kind::TenantRoot | Kind::Tree | Kind::Signing);
-        let archives_expire_at = match self.keyring.archive().cloned().filter(|_| archived) {
-            Some(archive) => tokio::task::spawn_blocking(move || archive.latest_expiry(tenant)).await.ok().flatten(),
-            None => None,
-        };
+        let archives_expire_at = if archived { self.archives_expire_at(tenant).await } else { None };
         let link = self.keyring.signing_link().filter(|_| kind == Kind::Signing);
         let record = RotationRecord {
             vault: self.keyring.vault(),
@@ -270,14 +264,7 @@ impl Vault {
             lost: state.lost,
             fate,
             generation: operation.generation.unwrap_or(Generation(0)),
-            keeper: Keeper {
-                kind: keeper.kind().to_owned(),
-                assurance: match keeper.assurance() {
-                    "physical" => Assurance::Physical,
-                    _ => Assurance::Logical,
-                },
-                retired_replicas: retired.map(|r| HEXLOWER.encode(&r.id)).collect(),
-            },
+            keeper: self.keeper_said(),
             archives_expire_at,
             chain: link.map(|link| HEXLOWER.encode(&link.signature)),
             audit: AuditPosition { seq: head.map_or(0, |head| head.seq), head: head.map_or([0; 32], |head| head.hash) },

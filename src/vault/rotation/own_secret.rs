@@ -85,8 +85,8 @@ impl Vault {
         self.may_rotate(call)?;
         let tenant = call.tenant.no;
         own_key_only(call)?;
-        if let Some(id) = self.repeated::<ObjectId>(call, request.as_ref()).await? {
-            return Ok(self.operation(tenant, id).await?.0);
+        if let Some(known) = self.repeated_operation(call, request.as_ref()).await? {
+            return Ok(known);
         }
         if revoke.is_some_and(|end| end <= call.now) {
             return Err(VaultError::invalid("revoke_time", "must be in the future"));

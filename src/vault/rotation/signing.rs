@@ -18,8 +18,8 @@ impl Vault {
     /// Begins the rotation of the signing key and, where the keeper is there, ends it.
     pub async fn rotate_signing(&self, call: &Call, request: Option<Request>) -> Result<Operation, VaultError> {
         self.may_rotate(call)?;
-        if let Some(id) = self.repeated::<ObjectId>(call, request.as_ref()).await? {
-            return Ok(self.operation(call.tenant.no, id).await?.0);
+        if let Some(known) = self.repeated_operation(call, request.as_ref()).await? {
+            return Ok(known);
         }
         self.begin_signing(call, request.as_ref()).await
     }

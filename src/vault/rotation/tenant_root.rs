@@ -30,8 +30,8 @@ impl Vault {
     /// Puts a new root in place of the tenant's present one.
     pub async fn rotate_root(&self, call: &Call, request: Option<Request>) -> Result<Operation, VaultError> {
         self.may_rotate(call)?;
-        if let Some(id) = self.repeated::<ObjectId>(call, request.as_ref()).await? {
-            return Ok(self.operation(call.tenant.no, id).await?.0);
+        if let Some(known) = self.repeated_operation(call, request.as_ref()).await? {
+            return Ok(known);
         }
         self.begin_root(call, request.as_ref()).await
     }

@@ -21,9 +21,8 @@ impl Vault {
     /// Begins to re-key the tenant's tree; a job goes on with it.
     pub async fn rekey_tree(&self, call: &Call, request: Option<Request>) -> Result<Operation, VaultError> {
         self.may_rotate(call)?;
-        let tenant = call.tenant.no;
-        if let Some(id) = self.repeated::<ObjectId>(call, request.as_ref()).await? {
-            return Ok(self.operation(tenant, id).await?.0);
+        if let Some(known) = self.repeated_operation(call, request.as_ref()).await? {
+            return Ok(known);
         }
         self.begin_tree(call, request.as_ref()).await
     }
