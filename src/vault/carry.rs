@@ -16,7 +16,7 @@ use crate::storage::*;
 use crate::vault::Vault;
 use crate::vault::call::Call;
 use crate::vault::error::VaultError;
-use crate::vault::item::{GroupEdit, item_place};
+use crate::vault::item_rows::{GroupEdit, item_place};
 use crate::vault::record::{self, Entry, Owner, RecordView};
 use crate::vault::retry::ATTEMPTS;
 use crate::vault::value::SealedValue;

@@ -41,6 +41,8 @@ pub mod group;
 pub mod hold;
 pub mod index_rotation;
 pub mod item;
+pub mod item_read;
+mod item_rows;
 pub mod keeper_care;
 pub mod keys;
 mod known_facts;

@@ -16,7 +16,7 @@ use crate::vault::etag::etag;
 use crate::vault::find::Key;
 use crate::vault::group::GroupRetention;
 use crate::vault::hold::require_no_hold;
-use crate::vault::item::{GroupEdit, item_place};
+use crate::vault::item_rows::{GroupEdit, item_place};
 use crate::vault::operation::*;
 use crate::vault::record::{self, Entry, Owner, RecordView};
 use crate::vault::request::Request;
