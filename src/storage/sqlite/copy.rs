@@ -13,7 +13,8 @@ use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
 
 use super::error::{Result, engine};
-use super::{CopyWatch, Options, StoreError, connect, io};
+use super::file::{connect, io};
+use super::{CopyWatch, Options, StoreError};
 
 /// Pages of a step: 1 MiB between two looks of the watcher.
 const STEP: i32 = 256;

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use rusqlite::{Connection, OpenFlags};
 
+use super::StoreError;
 use super::error::{Result, engine};
+use super::file::check_header;
 use super::schema::VAULT;
-use super::{StoreError, check_header};
 use crate::ids::{SubjectUid, TenantNo, VaultId};
 
 /// One person.

@@ -10,7 +10,8 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::error::{CLOSED, Result};
-use super::{Options, Shared, connect};
+use super::file::connect;
+use super::{Options, Shared};
 use crate::storage::StoreError;
 
 type Task = Box<dyn FnOnce(&Connection) + Send>;

@@ -1,5 +1,7 @@
 //! What only a SQLite store promises; the rest is in `conformance`.
 
+use std::path::Path;
+
 use super::*;
 use crate::audit::{Chain, genesis, verify};
 use crate::storage::conformance;

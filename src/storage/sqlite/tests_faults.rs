@@ -2,6 +2,7 @@
 //! Long tests run at small counts unless `PII_VAULT_FULL` is set.
 
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use super::tests::{audit_entries, is_there, open, options};
