@@ -11,21 +11,19 @@ use crate::access::Verb;
 use crate::audit::Action;
 use crate::crypto::sign::key_id;
 use crate::grpc::convert::{self, item_error, wire_time};
+use crate::grpc::erasure_words::{hold_state, wire_held, wire_kind, wire_status};
 use crate::grpc::identity::{Api, Scope};
-use crate::grpc::key_service::wire_keeper;
+use crate::grpc::operation_service::{operation_position, operation_token};
 use crate::grpc::page::Pages;
 use crate::grpc::pb;
 use crate::grpc::status::bad_field;
 use crate::grpc::vault_status::limit_exceeded;
 use crate::grpc::words::{self, MAX_BATCH, MAX_VALUES};
 use crate::ids::{ClassNo, ObjectId, RecipientNo};
-use crate::receipt::Receipt;
-use crate::vault::erase::Erasure;
-use crate::vault::erasures::Preview;
 use crate::vault::feed::{EventKind, FeedEntry};
 use crate::vault::find::Key;
-use crate::vault::hold::{Hold, HoldTarget, NewHold};
-use crate::vault::operation::{HeldPart, Operation, OperationKind, OperationStatus};
+use crate::vault::hold::{HoldTarget, NewHold};
+use crate::vault::operation::Operation;
 use crate::vault::signers::SignerView;
 use crate::vault::{Call, VaultError};
 
@@ -37,56 +35,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const CHECK_EVERY: u32 = 20;
 /// Events read at a time.
 const EVENTS: u32 = 200;
-
-/// How far an erasure is, for callers.
-fn wire_status(operation: &Operation) -> pb::ErasureStatus {
-    match operation.status {
-        OperationStatus::Scheduled => pb::ErasureStatus::Scheduled,
-        OperationStatus::Accepted
-        | OperationStatus::Committed
-        | OperationStatus::Running
-        | OperationStatus::Paused
-        | OperationStatus::Failed => pb::ErasureStatus::Pending,
-        OperationStatus::Done => pb::ErasureStatus::Erased,
-        OperationStatus::PartlyHeld if operation.erased_at.is_none() => pb::ErasureStatus::Held,
-        OperationStatus::PartlyHeld => pb::ErasureStatus::PartlyHeld,
-        OperationStatus::Cancelled => pb::ErasureStatus::Cancelled,
-    }
-}
-
-fn wire_kind(operation: &Operation) -> pb::ErasureKind {
-    match operation.kind {
-        OperationKind::EraseSubject | OperationKind::EraseBatch => pb::ErasureKind::Subject,
-        OperationKind::EraseClasses if operation.classes.len() == 1 => pb::ErasureKind::Class,
-        OperationKind::EraseClasses => pb::ErasureKind::Subject,
-        OperationKind::EraseFields => pb::ErasureKind::Fields,
-        OperationKind::EraseItems => pb::ErasureKind::Items,
-        OperationKind::EraseFormer => pb::ErasureKind::Former,
-        OperationKind::EraseGroup => pb::ErasureKind::Group,
-        OperationKind::EraseTenant => pb::ErasureKind::Tenant,
-        OperationKind::RotateIndex
-        | OperationKind::RotateRoot
-        | OperationKind::RotatePepper
-        | OperationKind::RotateAccessPepper
-        | OperationKind::RotatePageToken
-        | OperationKind::RotateSigning
-        | OperationKind::RotateKek
-        | OperationKind::RekeyTree
-        | OperationKind::RotateData
-        | OperationKind::Reseal
-        | OperationKind::Backup => pb::ErasureKind::Unspecified,
-    }
-}
-
-fn wire_held(held: &HeldPart, with_hold: bool) -> pb::HeldClass {
-    pb::HeldClass {
-        class_id: held.class.0.into(),
-        legal_basis: held.basis.clone(),
-        end_time: held.until.map(wire_time),
-        hold: held.hold.filter(|_| with_hold).map_or(String::new(), |hold| hold.to_string()),
-        purpose_id: held.purpose.0.into(),
-    }
-}
 
 fn wire_event(kind: EventKind) -> pb::EventKind {
     match kind {
@@ -122,14 +70,6 @@ fn wire_entry(entry: FeedEntry) -> pb::WatchErasuresResponse {
     }
 }
 
-fn hold_state(hold: &Hold, call: &Call) -> pb::HoldState {
-    match (hold.released, hold.active(call.now)) {
-        (Some(_), _) => pb::HoldState::Released,
-        (None, true) => pb::HoldState::Active,
-        (None, false) => pb::HoldState::Ended,
-    }
-}
-
 /// Whom a request is about: a subject or a group.
 enum Target {
     Subject(Key),
@@ -144,125 +84,7 @@ fn target(key: Option<pb::SubjectKey>, group: Option<String>) -> Result<Target, 
     }
 }
 
-/// A list position of operations: when one was asked for, and its name.
-pub(crate) fn operation_position(
-    pages: &Pages<'_>,
-    token: &str,
-) -> Result<Option<(crate::clock::Timestamp, ObjectId)>, Status> {
-    Ok(pages.position::<24>(token)?.map(|bytes| {
-        let (at, id) = bytes.split_first_chunk::<8>().expect("8 of 24 bytes");
-        let id: [u8; 16] = id.try_into().expect("16 of 24 bytes");
-        (crate::clock::Timestamp(i64::from_be_bytes(*at)), ObjectId(uuid::Uuid::from_bytes(id)))
-    }))
-}
-
-/// The token of a list that goes on after this operation.
-pub(crate) fn operation_token(pages: &Pages<'_>, last: Option<&Operation>) -> String {
-    last.map_or(String::new(), |operation| {
-        let position = [&operation.created.0.to_be_bytes()[..], operation.id.0.as_bytes()].concat();
-        pages.token(&position)
-    })
-}
-
 impl Api {
-    fn wire_operation(&self, call: &Call, operation: &Operation) -> pb::Erasure {
-        let with_hold = call.permit(Verb::Hold).is_ok();
-        let keeper = self.vault.keeper();
-        let (kind, assurance) = wire_keeper(&**keeper);
-        let hex = |id: &[u8; 16]| data_encoding::HEXLOWER.encode(id);
-        let active =
-            keeper.replicas().iter().filter(|r| r.state == crate::keyring::keeper::ReplicaState::Active).count();
-        let guarantee = pb::KeeperGuarantee {
-            kind: kind as i32,
-            assurance: assurance as i32,
-            replicas: active as u32,
-            retired_replicas: keeper.retired().iter().map(|(id, _)| hex(id)).collect(),
-        };
-        let erased = |part: &crate::vault::operation::ErasedPart| pb::ClassOutcome {
-            class_id: part.class.0.into(),
-            data_key_version: part.through.0,
-            data_keys_issued: 0,
-        };
-        let several = matches!(operation.kind, OperationKind::EraseGroup | OperationKind::EraseTenant);
-        pb::Erasure {
-            erasure: operation.id.to_string(),
-            status: wire_status(operation) as i32,
-            erased: operation.erased.iter().map(erased).collect(),
-            held: operation.held.iter().map(|held| wire_held(held, with_hold)).collect(),
-            erase_time: operation.erased_at.map(wire_time),
-            recipient_ids: operation.recipients.iter().map(|no| no.0.into()).collect(),
-            guarantee: operation.erased_at.is_some().then_some(guarantee),
-            search_expires_time: operation.search_expires_at.map(wire_time),
-            kind: wire_kind(operation) as i32,
-            create_time: Some(wire_time(operation.created)),
-            schedule_time: operation.due.filter(|_| operation.status == OperationStatus::Scheduled).map(wire_time),
-            subject_count: if several { operation.total } else { 1 },
-            done_count: if several { operation.done } else { operation.erased_at.is_some().into() },
-            ..Default::default()
-        }
-    }
-
-    pub(super) fn wire_erasure(&self, call: &Call, erasure: Erasure) -> pb::Erasure {
-        let mut wire = self.wire_operation(call, &erasure.operation);
-        if let Some(receipt) = erasure.receipt {
-            // Our own receipt: read for what only it says.
-            if let Ok(read) = Receipt::verify(&receipt, &self.vault.receipt_keys()) {
-                wire.archives_expire_time = read.receipt.archives_expire_at.map(wire_time);
-            }
-            wire.receipt = receipt.into();
-        }
-        wire.commitment_salt = erasure.salt.map_or(Default::default(), |salt| salt.to_vec().into());
-        wire
-    }
-
-    /// The same of an erasure below a class; one that was only checked has no name and no state.
-    fn wire_part(&self, call: &Call, erasure: Erasure, only_checked: bool) -> pb::Erasure {
-        let wire = self.wire_erasure(call, erasure);
-        match only_checked {
-            true => pb::Erasure { erasure: String::new(), status: 0, create_time: None, ..wire },
-            false => wire,
-        }
-    }
-
-    fn wire_preview(&self, call: &Call, preview: &Preview) -> pb::Erasure {
-        let with_hold = call.permit(Verb::Hold).is_ok();
-        let outcome = |class: &crate::vault::erasures::ClassPreview| pb::ClassOutcome {
-            class_id: class.class.0.into(),
-            data_key_version: 0,
-            data_keys_issued: u32::try_from(class.data_keys_issued).unwrap_or(u32::MAX),
-        };
-        pb::Erasure {
-            erased: preview.erased.iter().map(outcome).collect(),
-            held: preview.held.iter().map(|held| wire_held(held, with_hold)).collect(),
-            search_expires_time: preview.search_expires_at.map(wire_time),
-            subject_count: preview.subjects,
-            ..Default::default()
-        }
-    }
-
-    async fn wire_hold(&self, call: &Call, hold: &Hold) -> Result<pb::Hold, Status> {
-        let subject = match hold.subject {
-            Some(uid) => self.vault.id_of(call, uid).await?.map_or(String::new(), |id| id.as_str().to_owned()),
-            None => String::new(),
-        };
-        let group = match hold.group {
-            Some(no) if hold.subject.is_none() => self.vault.group_by_no(call, no).await?.id.as_str().to_owned(),
-            _ => String::new(),
-        };
-        Ok(pb::Hold {
-            hold: hold.id.to_string(),
-            subject,
-            group,
-            class_ids: hold.classes.iter().map(|class| class.0.into()).collect(),
-            legal_basis: hold.basis.clone(),
-            purpose_id: hold.purpose.0.into(),
-            state: hold_state(hold, call) as i32,
-            create_time: Some(wire_time(hold.placed)),
-            end_time: hold.until.map(wire_time),
-            release_time: hold.released.map(wire_time),
-        })
-    }
-
     /// Erases a subject or some of its classes; with `only_check` says what would be done.
     #[allow(clippy::too_many_arguments)] // the parts of two requests that differ in name
     async fn erase_one(

@@ -9,6 +9,7 @@ pub mod credential_service;
 pub mod deadline;
 pub mod direct;
 pub mod erasure_service;
+mod erasure_words;
 mod evidence_service;
 pub mod export;
 pub mod frames;

@@ -8,14 +8,15 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
 use crate::audit::Action;
+use crate::clock::Timestamp;
 use crate::grpc::convert::{self, wire_time};
-use crate::grpc::erasure_service::{operation_position, operation_token};
 use crate::grpc::identity::{Api, Scope};
 use crate::grpc::page::Pages;
 use crate::grpc::pb;
 use crate::grpc::reason::Reason;
 use crate::grpc::status::bad_field;
 use crate::grpc::words;
+use crate::ids::ObjectId;
 use crate::vault::operation::{Operation, OperationKind, OperationStatus};
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -24,6 +25,23 @@ type Answer<T> = Result<Response<T>, Status>;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How many looks until the watcher's credential is checked again.
 const CHECK_EVERY: u32 = 100;
+
+/// A list position of operations: when one was asked for, and its name.
+pub(crate) fn operation_position(pages: &Pages<'_>, token: &str) -> Result<Option<(Timestamp, ObjectId)>, Status> {
+    Ok(pages.position::<24>(token)?.map(|bytes| {
+        let (at, id) = bytes.split_first_chunk::<8>().expect("8 of 24 bytes");
+        let id: [u8; 16] = id.try_into().expect("16 of 24 bytes");
+        (Timestamp(i64::from_be_bytes(*at)), ObjectId(uuid::Uuid::from_bytes(id)))
+    }))
+}
+
+/// The token of a list that goes on after this operation.
+pub(crate) fn operation_token(pages: &Pages<'_>, last: Option<&Operation>) -> String {
+    last.map_or(String::new(), |operation| {
+        let position = [&operation.created.0.to_be_bytes()[..], operation.id.0.as_bytes()].concat();
+        pages.token(&position)
+    })
+}
 
 fn wire_kind(kind: OperationKind) -> pb::OperationKind {
     match kind {
