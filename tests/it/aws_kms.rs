@@ -62,7 +62,7 @@ mod with_it {
 
     use super::*;
     use crate::net::*;
-    use crate::rotation::Scene;
+    use crate::rotating::Scene;
 
     const ARN: &str = "arn:aws:kms:eu-central-1:123456789012:key/0b9c6c1e-53a5-4f8e-9a51-2b7d3a1f6a10";
 

@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 
 use crate::harness::*;
 use crate::net::*;
-use crate::rotation::Scene;
+use crate::rotating::Scene;
 
 /// After this, calls that began before the switch have ended.
 const SETTLED_MS: i64 = 11 * 60_000;

@@ -19,7 +19,7 @@ use crate::erase::person;
 use crate::harness::*;
 use crate::net::*;
 use crate::restore::{Lost, close, erase, read};
-use crate::rotation::Scene;
+use crate::rotating::Scene;
 
 impl Scene {
     /// Everything that waits for time gets it.
