@@ -18,7 +18,7 @@ use tonic::Code;
 use crate::erase::person;
 use crate::harness::*;
 use crate::net::*;
-use crate::restore::{Lost, close, erase, read};
+use crate::restore::{Lost, close, erase, of, read};
 use crate::rotating::Scene;
 
 impl Scene {
@@ -208,15 +208,20 @@ async fn rotations_of_every_kind_run_beside_erasures_policy_changes_backups_and_
     }
 
     // A restore finds the keeper's root key, although the configuration still names the former one first. The archive is from
-    // the middle of the rotation of data keys, and the key archive of its own day was written over since: whom it brings back
-    // was not moved by then, and nobody who was erased, before or since, is among them.
+    // the middle of the rotation of data keys, and the key archive of its own day was written over since: who was moved after
+    // it is counted as lost, and nobody who was erased, before or since, is among those whom it brings back.
     let (tenant, public_keys) = (s.tenant, s.running.test.node.vault.receipt_keys());
     let lost: Lost = close(s.running.stop().await).await;
     // It was signed before the signing key was rotated.
     let request = lost.request(lost.config.backups_dir());
-    let report = lost.restore(RestoreRequest { public_keys, ..request }).await.expect("restore");
+    let report = lost.restore(RestoreRequest { public_keys, accept_lost: true, ..request }).await.expect("restore");
     assert!(report.tail_known, "{report:?}");
     let t = lost.open().await;
+    let mut gone = 0;
+    for n in (0..PEOPLE).filter(living) {
+        gone += u64::from(read(&t, tenant, &format!("u-{n}")).await.is_err());
+    }
+    assert!(gone <= of(&report, "jina").lost, "{gone} of the living are not there: {report:?}");
     for n in (0..PEOPLE).filter(|n| !living(n)) {
         let there = read(&t, tenant, &format!("u-{n}")).await;
         assert!(there.is_err(), "u-{n} is back");
