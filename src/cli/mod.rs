@@ -341,8 +341,15 @@ async fn call(s: &Session, yes: bool, command: Command) -> Result<(), CliError> 
 /// Runs what serves or opens the vault itself: on all cores.
 fn on_this_machine(work: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.map_err(CliError::io("tokio runtime"))?.block_on(work)
+    runtime().map_err(CliError::io("tokio runtime"))?.block_on(work)
+}
+
+/// Threads on all cores, which keep nothing of a call on their stacks while they wait.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .on_thread_park(crate::crypto::stack::wipe_idle_stack)
+        .build()
 }
 
 fn completions(out: Output, shell: clap_complete::Shell) -> Result<(), CliError> {

@@ -13,7 +13,7 @@ pub mod password;
 pub mod random;
 pub mod recovery;
 pub mod sign;
-mod stack;
+pub mod stack;
 
 #[cfg(test)]
 mod timing;

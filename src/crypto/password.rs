@@ -7,6 +7,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::crypto::kdf::Label;
 use crate::crypto::keys::TenantSecret;
+use crate::crypto::stack::wiped;
 use crate::crypto::{blind_index, random};
 
 /// A version of a tenant's pepper: HMAC-SHA-256 (RFC 2104) under it comes before Argon2id, so that a hash without the
@@ -191,7 +192,7 @@ impl Argon2Memory {
             self.blocks.resize(needed, Block::new());
         }
         let argon2 = Argon2::new(algorithm, version, params.clone());
-        let done = argon2.hash_password_into_with_memory(password, salt, out, &mut self.blocks[..needed]);
+        let done = wiped(|| argon2.hash_password_into_with_memory(password, salt, out, &mut self.blocks[..needed]));
         self.blocks[..needed].iter_mut().for_each(Zeroize::zeroize);
         done.map_err(|_| PasswordError::Form)
     }

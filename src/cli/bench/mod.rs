@@ -279,8 +279,7 @@ fn part(args: PartArgs) -> Result<(), BenchError> {
     if let Some(core) = args.core {
         os::pin(core).map_err(BenchError::io("affinity"))?;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(BenchError::io("tokio runtime"))?;
+    let runtime = super::runtime().map_err(BenchError::io("tokio runtime"))?;
     let done = runtime.block_on(async {
         match args.role {
             Role::Vault => served::serve(&args.dir).await,
