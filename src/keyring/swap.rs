@@ -131,6 +131,13 @@ struct Waiting {
     answer: oneshot::Sender<Result<Swapped, SwapError>>,
 }
 
+type Answer = oneshot::Receiver<Result<Swapped, SwapError>>;
+
+async fn answer(answer: Answer) -> Result<Swapped, SwapError> {
+    // The sender is dropped unanswered only if the task died in the middle.
+    answer.await.unwrap_or(Err(SwapError::Unclear))
+}
+
 /// Operations that wait for one tenant.
 #[derive(Default)]
 pub struct Queue {
@@ -181,21 +188,37 @@ impl Keyring {
     /// Drops the operation's keys and commits its change, together with what else waits for the tenant. The answer
     /// comes after step 5. A caller who goes away does not stop it.
     pub async fn swap(self: &Arc<Self>, tenant: TenantNo, op: SwapOp) -> Result<Swapped, SwapError> {
-        let keys = self.tenant(tenant).map_err(|_| SwapError::Refused(TenantKeyState::KeeperBehind))?;
-        let (answer, result) = oneshot::channel();
-        {
-            let mut queue = keys.queue.lock();
-            if queue.waiting.len() >= MOST_WAITING {
-                return Err(SwapError::Busy);
-            }
-            queue.waiting.push_back(Waiting { op, answer });
-            if !queue.working {
-                queue.working = true;
-                tokio::spawn(work(self.clone(), keys.clone()));
-            }
+        answer(self.enqueue(tenant, vec![op])?.remove(0)).await
+    }
+
+    /// The same for many, which share as few commits as they can; an answer for each, in order.
+    pub async fn swap_all(self: &Arc<Self>, tenant: TenantNo, ops: Vec<SwapOp>) -> Vec<Result<Swapped, SwapError>> {
+        let count = ops.len();
+        match self.enqueue(tenant, ops) {
+            Ok(answers) => futures_util::future::join_all(answers.into_iter().map(answer)).await,
+            Err(error) => vec![Err(error); count],
         }
-        // The sender is dropped unanswered only if the task died in the middle.
-        result.await.unwrap_or(Err(SwapError::Unclear))
+    }
+
+    /// # Errors
+    /// `Busy` where too many would wait: then none of them does.
+    fn enqueue(self: &Arc<Self>, tenant: TenantNo, ops: Vec<SwapOp>) -> Result<Vec<Answer>, SwapError> {
+        let keys = self.tenant(tenant).map_err(|_| SwapError::Refused(TenantKeyState::KeeperBehind))?;
+        let mut queue = keys.queue.lock();
+        if queue.waiting.len() + ops.len() > MOST_WAITING {
+            return Err(SwapError::Busy);
+        }
+        let answers = ops.into_iter().map(|op| {
+            let (answer, result) = oneshot::channel();
+            queue.waiting.push_back(Waiting { op, answer });
+            result
+        });
+        let answers: Vec<Answer> = answers.collect();
+        if !queue.working && !answers.is_empty() {
+            queue.working = true;
+            tokio::spawn(work(self.clone(), keys.clone()));
+        }
+        Ok(answers)
     }
 
     /// Finishes steps 4 and 5 of an earlier swap: appends `ledger`, overwrites every root older than the present one

@@ -362,6 +362,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Item groups of a subject's field, by bucket; of all its fields where `field` is `None`.
     async fn item_groups(&self, uid: SubjectUid, field: Option<FieldNo>) -> Result<Vec<ItemGroupRow>, StoreError>;
+    /// Item groups of many subjects in the order asked, each one's by field and bucket; for jobs that take pages of them.
+    async fn item_groups_of(&self, uids: Vec<SubjectUid>) -> Result<Vec<ItemGroupRow>, StoreError>;
     /// Items of one group by number, after `after`.
     async fn items(&self, group: ItemGroupKey, after: ItemNo, limit: u32) -> Result<Page<ItemRow>, StoreError>;
     /// One item.

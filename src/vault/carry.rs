@@ -121,12 +121,15 @@ impl Vault {
     }
 
     /// Opens the values of a class that the rule does not drop and seals them again: all of them under `fresh`, or,
-    /// without it, those that move to another bucket. Adds the items' changes; the record's values are answered.
-    /// Without `fresh`, only values of the bucket `within` are looked at.
+    /// without it, those that move to another bucket. Adds the items' changes, of those of the subject's `groups` that
+    /// are of the class; the record's values are answered. Without `fresh`, only values of the bucket `within` are looked
+    /// at.
+    #[allow(clippy::too_many_arguments)] // the class, what it moves to, and what is added to
     pub(crate) async fn carry(
         &self,
         call: &Call,
         row: &ClassRow,
+        groups: &[ItemGroupRow],
         fresh: Option<KeyRef>,
         within: Option<Bucket>,
         rule: Rule<'_>,
@@ -137,7 +140,7 @@ impl Vault {
         let mut known = Buckets::new();
         let mut carried = Carried::default();
         self.carry_record(call, row, old, new, within, rule, &mut known, change, &mut carried).await?;
-        self.carry_items(call, old, new, within, rule, &mut known, change, &mut carried).await?;
+        self.carry_items(call, groups, old, new, within, rule, &mut known, change, &mut carried).await?;
         Ok(carried)
     }
 
@@ -236,6 +239,7 @@ impl Vault {
     async fn carry_items(
         &self,
         call: &Call,
+        groups: &[ItemGroupRow],
         old: ClassRef,
         new: ClassRef,
         within: Option<Bucket>,
@@ -246,8 +250,8 @@ impl Vault {
     ) -> Result<(), VaultError> {
         let ClassRef { tenant, uid, class, .. } = old;
         let all_anew = old.key != new.key;
-        let groups = self.store.item_groups(uid, None).await?;
-        let groups: Vec<ItemGroupRow> = groups.into_iter().filter(|group| group.key.class == class).collect();
+        let of_it = |group: &&ItemGroupRow| (group.key.uid, group.key.class) == (uid, class);
+        let groups: Vec<ItemGroupRow> = groups.iter().filter(of_it).cloned().collect();
         if all_anew {
             let count = u32::try_from(groups.len()).map_err(|_| VaultError::DataLoss)?;
             change.require(Precondition::ItemGroupsOf { tenant, uid, class, count });
@@ -389,26 +393,30 @@ impl Vault {
         rule: Rule<'_>,
         change: &mut ChangeSet,
     ) -> Result<Rekeyed, VaultError> {
+        let groups = self.store.item_groups(row.uid, None).await?;
+        let key = self.keyring.allocate(row.tenant, 1).await?[0];
+        let rekeyed = self.rekey_to(call, row, &groups, key, rule, change).await;
+        rekeyed.inspect_err(|_| self.keyring.release(row.tenant, &[key.slot]))
+    }
+
+    /// The same under a key that was given already, with the subject's item groups at hand.
+    async fn rekey_to(
+        &self,
+        call: &Call,
+        row: &ClassRow,
+        groups: &[ItemGroupRow],
+        key: KeyRef,
+        rule: Rule<'_>,
+        change: &mut ChangeSet,
+    ) -> Result<Rekeyed, VaultError> {
         let former = row.slot.ok_or(VaultError::DataLoss)?;
         let (tenant, uid, class) = (row.tenant, row.uid, row.class);
         change.require(Precondition::ClassStill { uid, class, version: row.version, revision: row.revision });
-        let key = self.keyring.allocate(tenant, 1).await?[0];
-        let made = async {
-            let carried = self.carry(call, row, Some(key), None, rule, change).await?;
-            let next = self.next_row(row, key, &carried).await?;
-            Ok::<_, VaultError>((next, carried.dropped))
-        };
-        match made.await {
-            Ok((next, dropped)) => {
-                change.change(Mutation::TakeSlot { tenant, slot: key.slot });
-                change.change(Mutation::PutClass(next));
-                Ok(Rekeyed { former, fresh: key.slot, dropped })
-            }
-            Err(error) => {
-                self.keyring.release(tenant, &[key.slot]);
-                Err(error)
-            }
-        }
+        let carried = self.carry(call, row, groups, Some(key), None, rule, change).await?;
+        let next = self.next_row(row, key, &carried).await?;
+        change.change(Mutation::TakeSlot { tenant, slot: key.slot });
+        change.change(Mutation::PutClass(next));
+        Ok(Rekeyed { former, fresh: key.slot, dropped: carried.dropped })
     }
 
     /// Moves the values of one bucket (of all, where `within` is `None`) as the rule says, under the same data key.
@@ -428,7 +436,8 @@ impl Vault {
                 return Ok(0);
             }
             let mut change = ChangeSet::default();
-            let carried = self.carry(call, row, None, within, rule, &mut change).await?;
+            let groups = self.store.item_groups(uid, None).await?;
+            let carried = self.carry(call, row, &groups, None, within, rule, &mut change).await?;
             let count = u64::from(carried.seals) + carried.dropped.len() as u64;
             if count == 0 && !carried.touched {
                 return Ok(0);
@@ -443,7 +452,7 @@ impl Vault {
         Err(VaultError::Conflict)
     }
 
-    /// Moves a class to its next data key with everything in it: rotation.
+    /// Moves a class to its next data key with everything in it.
     pub async fn rotate_class(
         &self,
         call: &Call,
@@ -459,9 +468,7 @@ impl Vault {
             }
             let mut change = ChangeSet::default();
             let one = self.rekey(call, row, &|_| Fate::Keep, &mut change).await?;
-            let mut entry = call.record(Action::RotateKeys, Outcome::Ok);
-            (entry.subject, entry.class, entry.operation) = (Some(uid), Some(class), operation);
-            change.note(call.tenant.no, entry.to_bytes());
+            note_rotation(call, row, operation, &mut change);
             match self.swap_rekeyed(call, one, change).await {
                 Ok(_) | Err(SwapError::Unfinished { .. }) => return Ok(()),
                 Err(SwapError::Conflict(_)) => {}
@@ -469,6 +476,25 @@ impl Vault {
             }
         }
         Err(VaultError::Conflict)
+    }
+
+    /// Classes of one subject as the swap that moves them to `keys`, as many as there are rows; what is thereby given
+    /// stays the caller's to give back. They go together, since two swaps of one subject cannot share a commit.
+    pub(crate) async fn renew_classes(
+        &self,
+        call: &Call,
+        rows: &[&ClassRow],
+        groups: &[ItemGroupRow],
+        keys: &[KeyRef],
+        operation: ObjectId,
+    ) -> Result<SwapOp, VaultError> {
+        let mut op = SwapOp::default();
+        for (row, key) in rows.iter().zip(keys) {
+            let one = self.rekey_to(call, row, groups, *key, &|_| Fate::Keep, &mut op.change).await?;
+            note_rotation(call, row, Some(operation), &mut op.change);
+            op.slots.push(one.former);
+        }
+        Ok(op)
     }
 
     /// Commits a class under its next data key, dropping the former one. The new slot is given back if that failed.
@@ -480,10 +506,15 @@ impl Vault {
     ) -> Result<Swapped, SwapError> {
         let op = SwapOp { slots: vec![rekeyed.former], change, ..SwapOp::default() };
         let swapped = self.keyring.swap(call.tenant.no, op).await;
-        if let Err(SwapError::Conflict(_) | SwapError::Busy | SwapError::KeeperAway(_)) = &swapped {
-            self.keyring.release(call.tenant.no, &[rekeyed.fresh]);
-        }
+        self.give_back(call, &[rekeyed.fresh], &swapped);
         swapped
+    }
+
+    /// Gives back what a swap was to use, where it is certain that it did not.
+    pub(crate) fn give_back(&self, call: &Call, fresh: &[Slot], swapped: &Result<Swapped, SwapError>) {
+        if let Err(SwapError::Conflict(_) | SwapError::Busy | SwapError::KeeperAway(_)) = swapped {
+            self.keyring.release(call.tenant.no, fresh);
+        }
     }
 
     /// Adds the class's next row under the same data key, and the end of what was dropped from it.
@@ -502,6 +533,12 @@ impl Vault {
         }
         Ok(())
     }
+}
+
+fn note_rotation(call: &Call, row: &ClassRow, operation: Option<ObjectId>, change: &mut ChangeSet) {
+    let mut entry = call.record(Action::RotateKeys, Outcome::Ok);
+    (entry.subject, entry.class, entry.operation) = (Some(row.uid), Some(row.class), operation);
+    change.note(row.tenant, entry.to_bytes());
 }
 
 /// What is gone is not found any more.

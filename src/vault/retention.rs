@@ -244,7 +244,8 @@ impl Vault {
                 fate(end, (stored.bucket, stored.expire), kept, call.now)
             };
             let mut change = ChangeSet::default();
-            let carried = self.carry(call, row, None, None, &rule, &mut change).await?;
+            let groups = self.store.item_groups(uid, None).await?;
+            let carried = self.carry(call, row, &groups, None, None, &rule, &mut change).await?;
             let count = u64::from(carried.seals) + carried.dropped.len() as u64;
             if count == 0 && !carried.touched {
                 return Ok(0);

@@ -143,6 +143,9 @@ impl Store for Spy {
     async fn item_groups(&self, uid: SubjectUid, field: Option<FieldNo>) -> Result<Vec<ItemGroupRow>, StoreError> {
         self.inner.item_groups(uid, field).await
     }
+    async fn item_groups_of(&self, uids: Vec<SubjectUid>) -> Result<Vec<ItemGroupRow>, StoreError> {
+        self.inner.item_groups_of(uids).await
+    }
     async fn items(&self, group: ItemGroupKey, after: ItemNo, limit: u32) -> Result<Page<ItemRow>, StoreError> {
         self.inner.items(group, after, limit).await
     }

@@ -72,6 +72,8 @@ async fn every_row_reads_back(store: Arc<dyn Store>) {
     assert_eq!(store.item_groups(SubjectUid(1), None).await.unwrap(), [group_row(1, 20)]);
     assert_eq!(store.item_groups(SubjectUid(1), Some(FieldNo(9))).await.unwrap().len(), 1);
     assert!(store.item_groups(SubjectUid(1), Some(FieldNo(8))).await.unwrap().is_empty());
+    let asked = vec![SubjectUid(7_000), SubjectUid(1)];
+    assert_eq!(store.item_groups_of(asked).await.unwrap(), [group_row(1, 20)]);
     assert_eq!(store.item(key, ItemNo(9)).await.unwrap(), Some(item_row(1, 20, 9)));
     let one = Mutation::DeleteItem {
         tenant: T,

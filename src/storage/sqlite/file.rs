@@ -46,6 +46,9 @@ pub(super) fn connect(options: &Options, reader: bool) -> Result<Connection> {
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(engine)?;
     }
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true).map_err(engine)?;
+    // Built with STAT4, SQLite plans a statement anew whenever a bound of a range is bound to another value. Nothing here
+    // is analysed, so that every such plan is the same.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(engine)?;
     Ok(conn)
 }
 

@@ -381,6 +381,10 @@ impl Store for SqliteStore {
         self.read(move |conn| read::item_groups(conn, uid, field)).await
     }
 
+    async fn item_groups_of(&self, uids: Vec<SubjectUid>) -> Result<Vec<ItemGroupRow>> {
+        self.read(move |conn| read::item_groups_of(conn, &uids)).await
+    }
+
     async fn items(&self, group: ItemGroupKey, after: ItemNo, limit: u32) -> Result<Page<ItemRow>> {
         self.read(move |conn| read::items(conn, group, after, limit)).await
     }

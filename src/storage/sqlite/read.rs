@@ -286,6 +286,16 @@ pub fn item_groups(conn: &Connection, uid: SubjectUid, field: Option<FieldNo>) -
     all(conn, &sql, (uid.0, low, high), decode::item_group)
 }
 
+pub fn item_groups_of(conn: &Connection, uids: &[SubjectUid]) -> Result<Vec<ItemGroupRow>> {
+    snapshot(conn, |conn| {
+        let mut groups = Vec::new();
+        for uid in uids {
+            groups.extend(item_groups(conn, *uid, None)?);
+        }
+        Ok(groups)
+    })
+}
+
 const ITEM_COLUMNS: &str = "tenant, class, bucket, uid, field, item, revision, origin, expire, envelope";
 const IN_GROUP: &str = "tenant = ?1 AND class = ?2 AND bucket = ?3 AND uid = ?4 AND field = ?5";
 

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use rusqlite::config::DbConfig;
+
 use super::*;
 use crate::audit::{Chain, genesis, verify};
 use crate::storage::conformance;
@@ -77,6 +79,7 @@ fn every_connection_has_its_pragmas() {
         // Off at its lowest: an unmapped file answers no row or 0.
         let mapped = conn.pragma_query_value(None, "mmap_size", |row| row.get::<_, i64>(0)).unwrap_or(0);
         assert_eq!(mapped, 0);
+        assert!(conn.db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG).unwrap(), "plans do not follow what is bound");
         assert_eq!(conn.prepare("DELETE FROM meta").unwrap().execute([]).is_err(), reader);
     }
 }

@@ -2,10 +2,11 @@
 //! each subject, and the old key's slot is dropped with the swap that brings the new one. Reads go on: a call finds a value
 //! under the old key or under the new one.
 
-use futures_util::stream::{self, StreamExt};
+use std::sync::Arc;
 
 use crate::audit::Action;
 use crate::ids::*;
+use crate::keyring::{KeyRef, SwapError, SwapOp};
 use crate::receipt::rotation::{Kind, Version};
 use crate::storage::*;
 use crate::vault::Vault;
@@ -16,10 +17,12 @@ use crate::vault::find::Key;
 use crate::vault::operation::{Operation, OperationKind, OperationStatus, RotationState};
 use crate::vault::request::Request;
 
-/// Subjects looked at together.
-const PAGE: u32 = 200;
-/// Classes sealed anew beside one another: what waits together shares one swap.
-const TOGETHER: usize = 64;
+/// Subjects whose classes are sealed anew together and share one swap. While one page is committed, the next is sealed.
+const PAGE: u32 = 128;
+/// Pages after which it is looked whether the rotation is to pause.
+const PAGES: u64 = 8;
+/// Subjects sealed between two looks at what else waits for the thread.
+const AT_ONCE: usize = 4;
 
 /// Which data keys.
 #[derive(Default)]
@@ -102,8 +105,8 @@ impl Vault {
         let tenant = call.tenant.no;
         let state = operation.rotation.clone().unwrap_or_default();
         let (mut operation, mut revision, mut done) = (operation, revision, 0);
-        // A page, or, where the rate is bounded, what may be done at once.
-        let mut budget = limit.min(PAGE.into());
+        // Some pages, or, where the rate is bounded, what may be done at once.
+        let mut budget = limit.min(PAGES * u64::from(PAGE));
         if state.per_second > 0 {
             // What the time since the last step allows, of at most two seconds: a pause is not made up for.
             let since = call.now.0.saturating_sub(operation.updated.0).clamp(0, 2_000) as u64;
@@ -115,35 +118,45 @@ impl Vault {
         if operation.total == 0 {
             operation.total = if state.subject.is_some() { 1 } else { self.store.subject_count(tenant).await? };
         }
+        let mut after = SubjectUid(operation.cursor.unwrap_or(0));
+        let mut page = self.seal_page(call, &state, operation.id, after, budget).await?;
         loop {
-            let after = SubjectUid(operation.cursor.unwrap_or(0));
-            let (rows, more) = match state.subject {
-                Some(uid) => (self.store.subject_by_uid(uid).await?.into_iter().collect(), false),
-                None => {
-                    let size = u32::try_from(budget.min(PAGE.into())).unwrap_or(PAGE);
-                    let page = self.store.list_subjects(tenant, None, after, size).await?;
-                    (page.rows, page.more)
+            let (subjects, more) = (page.subjects, page.more);
+            after = page.last.unwrap_or(after);
+            done += subjects;
+            budget = budget.saturating_sub(subjects);
+            let goes_on = more && budget > 0;
+            let seal_next = async {
+                match goes_on {
+                    true => self.seal_page(call, &state, operation.id, after, budget).await.map(Some),
+                    false => Ok(None),
                 }
             };
-            self.rekey_page(call, &rows, &state, operation.id).await?;
-            let moved = rows.len() as u64;
-            done += moved;
-            budget = budget.saturating_sub(moved);
-            let next = Operation {
-                cursor: rows.last().map(|row| row.subject.uid.0).or(operation.cursor),
-                done: operation.done + moved,
-                total: operation.total.max(operation.done + moved),
+            let (swapped, next) = futures_util::join!(self.swap_page(call, page, operation.id), seal_next);
+            let advanced = Operation {
+                cursor: Some(after.0),
+                done: operation.done + subjects,
+                total: operation.total.max(operation.done + subjects),
                 status: if more { OperationStatus::Running } else { OperationStatus::Committed },
                 updated: call.now,
                 ..operation.clone()
             };
-            self.advance_operation(call, &operation, revision, &next, Action::RotateKeys, ChangeSet::default()).await?;
-            (operation, revision) = (next, Revision(revision.0 + 1));
-            if !more {
-                break;
+            let noted = async {
+                swapped?;
+                let none = ChangeSet::default();
+                self.advance_operation(call, &operation, revision, &advanced, Action::RotateKeys, none).await
+            };
+            if let Err(error) = noted.await {
+                if let Ok(Some(next)) = next {
+                    next.renewed.iter().for_each(|one| self.keyring.release(tenant, &one.fresh));
+                }
+                return Err(error);
             }
-            if budget == 0 {
-                return Ok((operation, Progress { done, more: state.per_second == 0 }));
+            (operation, revision) = (advanced, Revision(revision.0 + 1));
+            match next? {
+                Some(next) => page = next,
+                None if more => return Ok((operation, Progress { done, more: state.per_second == 0 })),
+                None => break,
             }
         }
         // Archives of before hold the old keys until they expire; the present one must not.
@@ -154,29 +167,102 @@ impl Vault {
         Ok((ended, Progress { done: done + 1, more: false }))
     }
 
-    /// New keys for the classes of these subjects. What others change beside it is looked at again.
-    async fn rekey_page(
+    /// The next subjects from the store, with their classes sealed anew; nothing of it is committed.
+    async fn seal_page(
         &self,
         call: &Call,
-        rows: &[std::sync::Arc<SubjectSnapshot>],
         state: &RotationState,
         operation: ObjectId,
-    ) -> Result<(), VaultError> {
+        after: SubjectUid,
+        most: u64,
+    ) -> Result<SealedPage, VaultError> {
+        let tenant = call.tenant.no;
+        let (subjects, more): (Vec<Arc<SubjectSnapshot>>, bool) = match state.subject {
+            Some(uid) => (self.store.subject_by_uid(uid).await?.into_iter().collect(), false),
+            None => {
+                let size = u32::try_from(most).unwrap_or(PAGE).min(PAGE);
+                let page = self.store.list_subjects(tenant, None, after, size).await?;
+                (page.rows, page.more)
+            }
+        };
         let meant =
             |row: &&ClassRow| row.slot.is_some() && (state.classes.is_empty() || state.classes.contains(&row.class));
         // What is being erased gets no new key: it is about to have none.
-        let whole = rows.iter().filter(|row| row.subject.state != SubjectState::Frozen);
-        let work: Vec<(SubjectUid, ClassNo)> =
-            whole.flat_map(|row| row.classes.iter().filter(meant).map(|class| (class.uid, class.class))).collect();
-        let mut running = stream::iter(work)
-            .map(|(uid, class)| self.rotate_class(call, uid, class, Some(operation)))
-            .buffer_unordered(TOGETHER);
-        while let Some(result) = running.next().await {
+        let whole = subjects.iter().filter(|one| one.subject.state != SubjectState::Frozen);
+        let work: Vec<Vec<&ClassRow>> = whole
+            .map(|one| one.classes.iter().filter(meant).collect())
+            .filter(|rows: &Vec<_>| !rows.is_empty())
+            .collect();
+        let groups = self.store.item_groups_of(work.iter().map(|rows| rows[0].uid).collect()).await?;
+        let mut keys = self.keyring.allocate(tenant, work.iter().map(Vec::len).sum()).await?;
+        let last = subjects.last().map(|one| one.subject.uid);
+        let mut page =
+            SealedPage { renewed: Vec::new(), again: Vec::new(), subjects: subjects.len() as u64, last, more };
+        for (n, rows) in work.iter().enumerate() {
+            let own: Vec<KeyRef> = keys.drain(..rows.len()).collect();
+            let fresh: Vec<Slot> = own.iter().map(|key| key.slot).collect();
+            match self.renew_classes(call, rows, &groups, &own, operation).await {
+                Ok(op) => page.renewed.push(Renewed { classes: names(rows), fresh, op }),
+                Err(error) => {
+                    // Changed since the page was read, or damaged: alone it will be told which.
+                    tracing::debug!(%error, "a subject's keys are looked at again");
+                    self.keyring.release(tenant, &fresh);
+                    page.again.extend(names(rows));
+                }
+            }
+            if n % AT_ONCE == AT_ONCE - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(page)
+    }
+
+    /// Commits a page. What others changed beside it is looked at again.
+    async fn swap_page(&self, call: &Call, page: SealedPage, operation: ObjectId) -> Result<(), VaultError> {
+        let mut again = page.again;
+        let (ops, kept): (Vec<SwapOp>, Vec<_>) =
+            page.renewed.into_iter().map(|one| (one.op, (one.classes, one.fresh))).unzip();
+        let swapped = self.keyring.swap_all(call.tenant.no, ops).await;
+        let mut failed = None;
+        for ((classes, fresh), result) in kept.into_iter().zip(swapped) {
+            self.give_back(call, &fresh, &result);
             match result {
+                Ok(_) | Err(SwapError::Unfinished { .. }) => {}
+                Err(SwapError::Conflict(_)) => again.extend(classes),
+                Err(error) => drop(failed.get_or_insert(error)),
+            }
+        }
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        for (uid, class) in again {
+            match self.rotate_class(call, uid, class, Some(operation)).await {
                 Ok(()) | Err(VaultError::NotFound) => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(())
     }
+}
+
+/// Classes of one subject, sealed anew and not committed.
+struct Renewed {
+    classes: Vec<(SubjectUid, ClassNo)>,
+    /// Where their new keys lie.
+    fresh: Vec<Slot>,
+    op: SwapOp,
+}
+
+struct SealedPage {
+    renewed: Vec<Renewed>,
+    /// What could not be sealed as it was read.
+    again: Vec<(SubjectUid, ClassNo)>,
+    subjects: u64,
+    last: Option<SubjectUid>,
+    /// More subjects follow.
+    more: bool,
+}
+
+fn names(rows: &[&ClassRow]) -> Vec<(SubjectUid, ClassNo)> {
+    rows.iter().map(|row| (row.uid, row.class)).collect()
 }
