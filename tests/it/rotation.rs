@@ -308,6 +308,30 @@ async fn data_keys_rotate_beside_reads_and_erasures_and_old_copies_open_nothing(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn data_keys_of_many_subjects_rotate_in_few_swaps() {
+    let s = Scene::new().await;
+    let t = &s.running.test;
+    let call = t.call(s.tenant);
+    for n in 0..200 {
+        let subject = format!("u-{n}");
+        crate::erase::person(t, &call, &subject).await;
+        crate::erase::invoice(t, &call, &subject).await;
+    }
+    let before = t.node.keyring.generation(s.tenant).unwrap();
+    s.rotate(pb::KeyKind::Data, "jina").await.expect("rotate");
+    s.go_on(s.tenant).await;
+    assert_eq!(s.record("jina").await.moved, 200);
+    // Pages of 128, each with all classes of its subjects.
+    assert_eq!(t.node.keyring.generation(s.tenant).unwrap(), Generation(before.0 + 2));
+    for n in [0, 127, 128, 199] {
+        assert_eq!(s.name_of(&format!("u-{n}")).await.unwrap(), "Asha");
+        let snapshot = t.node.vault.get_subject(&call, &id(&format!("u-{n}"))).await.unwrap();
+        assert_eq!(snapshot.classes.iter().map(|row| row.version.0).collect::<Vec<_>>(), [2, 2]);
+    }
+    s.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn data_keys_of_a_class_or_a_subject_rotate_alone_and_no_faster_than_asked() {
     let s = Scene::new().await;
     for n in 0..30 {
