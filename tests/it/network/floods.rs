@@ -2,6 +2,7 @@
 
 use pii_vault::grpc::limits::NetworkOptions;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, sleep};
@@ -33,26 +34,35 @@ async fn p99(client: &mut HealthClient<Channel>, window: Duration) -> Duration {
 }
 
 /// Repeats `attack` beside an honest client: memory stays bounded and the honest p99 within three times idle. The floor
-/// of 20 ms is for a busy machine, where one scheduler slice is more than three idle calls.
-async fn beside_an_honest_client<F, R>(server: &Server, attack: impl Fn(SocketAddr) -> F + Send + 'static)
+/// of 20 ms is for a busy machine, where one scheduler slice is more than three idle calls; there another process may
+/// take a whole window, so one pair of windows of a few has to hold. Memory is bounded in each.
+async fn beside_an_honest_client<F, R>(server: &Server, attack: impl Fn(SocketAddr) -> F + Send + Sync + 'static)
 where
     F: Future<Output = R> + Send,
 {
     let mut client = server.honest().await;
-    let idle = p99(&mut client, Duration::from_millis(300)).await;
-    let before = resident_kib();
-    let addr = server.addr;
-    let attacks = tokio::spawn(async move {
-        loop {
-            attack(addr).await;
+    let attack = Arc::new(attack);
+    let mut missed = Vec::new();
+    for _ in 0..5 {
+        let idle = p99(&mut client, Duration::from_millis(300)).await;
+        let before = resident_kib();
+        let (addr, attack) = (server.addr, attack.clone());
+        let attacks = tokio::spawn(async move {
+            loop {
+                attack(addr).await;
+            }
+        });
+        let attacked = p99(&mut client, Duration::from_millis(800)).await;
+        attacks.abort();
+        let _ = attacks.await;
+        let grown = resident_kib().saturating_sub(before);
+        assert!(grown < 64 << 10, "memory grew by {grown} KiB");
+        if attacked <= (idle * 3).max(Duration::from_millis(20)) {
+            return;
         }
-    });
-    let attacked = p99(&mut client, Duration::from_millis(800)).await;
-    attacks.abort();
-    let grown = resident_kib().saturating_sub(before);
-    let limit = (idle * 3).max(Duration::from_millis(20));
-    assert!(attacked <= limit, "honest p99 {attacked:?} under attack, {idle:?} idle");
-    assert!(grown < 64 << 10, "memory grew by {grown} KiB");
+        missed.push((attacked, idle));
+    }
+    panic!("honest p99 under attack, and idle: {missed:?}");
 }
 
 async fn rapid_reset(addr: SocketAddr) -> (Heard, usize) {
@@ -85,15 +95,18 @@ async fn t30_resets_of_accepted_streams_are_counted_too() {
     let block = request_headers(CHECK, &[]);
     let mut sent = 0u32;
     while !listening.is_finished() {
-        let stream = sent * 2 + 1;
-        if write.write_all(&frame(HEADERS, END_HEADERS, stream, &block)).await.is_err() {
+        // So many at a time that a sleep that takes longer than it should leaves them many enough a second.
+        let streams = || (sent..sent + 16).map(|n| n * 2 + 1);
+        let open: Vec<u8> = streams().flat_map(|stream| frame(HEADERS, END_HEADERS, stream, &block)).collect();
+        let reset: Vec<u8> = streams().flat_map(|stream| frame(RST_STREAM, 0, stream, &8u32.to_be_bytes())).collect();
+        if write.write_all(&open).await.is_err() {
             break;
         }
         sleep(Duration::from_millis(1)).await;
-        if write.write_all(&frame(RST_STREAM, 0, stream, &8u32.to_be_bytes())).await.is_err() {
+        if write.write_all(&reset).await.is_err() {
             break;
         }
-        sent += 1;
+        sent += 16;
     }
     let heard = listening.await.unwrap();
     assert!(heard.goaway.is_some() && heard.closed, "{heard:?} after {sent}");
@@ -135,6 +148,8 @@ async fn t32_continuation_flood_is_cut() {
         assert!(heard.closed && heard.headers == 0, "payload {payload}: {heard:?}");
         assert!(sent < 50_000, "payload {payload}: {sent} frames were taken");
     }
+    // The honest are not cut for what a busy machine takes.
+    let server = Server::start(PLAIN, NetworkOptions::default()).await;
     beside_an_honest_client(&server, |addr| continuation_flood(addr, 4)).await;
 }
 

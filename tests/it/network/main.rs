@@ -15,9 +15,10 @@ use pii_vault::grpc::limits::NetworkOptions;
 use pii_vault::grpc::listen::{ListenError, Security, serve};
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 use tonic::service::Routes;
 use tonic::transport::{Channel, Endpoint};
@@ -50,7 +51,6 @@ fn take_turn() {
 
 impl Server {
     async fn start(security: Security, options: NetworkOptions) -> Server {
-        take_turn();
         let (reporter, health) = tonic_health::server::health_reporter();
         reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
         Server::with(security, options, Routes::new(health).prepare()).await
@@ -62,6 +62,7 @@ impl Server {
         S: Clone + Send + Sync + 'static,
         S::Future: Send,
     {
+        take_turn();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
@@ -106,11 +107,31 @@ fn slow(
 + Send
 + Sync
 + 'static {
-    tower::service_fn(move |request: Request<tonic::body::Body>| async move {
-        let info = request.extensions().get::<CallInfo>().expect("the transport gives every call its facts").clone();
-        assert!(info.peer.addr.ip().is_loopback() && info.method == CHECK);
-        sleep(Duration::from_millis(ms)).await;
-        Ok(tonic::Status::ok("").into_http())
+    slow_and_telling(ms, Arc::default())
+}
+
+/// The same; tells when a call has come.
+fn slow_and_telling(
+    ms: u64,
+    come: Arc<Notify>,
+) -> impl tower::Service<
+    Request<tonic::body::Body>,
+    Response = Response<tonic::body::Body>,
+    Error = Infallible,
+    Future: Send,
+> + Clone
++ Send
++ Sync
++ 'static {
+    tower::service_fn(move |request: Request<tonic::body::Body>| {
+        let come = come.clone();
+        async move {
+            let info = request.extensions().get::<CallInfo>().expect("the transport gives every call its facts");
+            assert!(info.peer.addr.ip().is_loopback() && info.method == CHECK);
+            come.notify_one();
+            sleep(Duration::from_millis(ms)).await;
+            Ok(tonic::Status::ok("").into_http())
+        }
     })
 }
 

@@ -4,16 +4,18 @@ use pii_vault::grpc::limits::NetworkOptions;
 use pii_vault::grpc::listen::Security;
 use pii_vault::grpc::status::reason_of;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Code;
 use tonic_types::StatusExt;
 
 use crate::frames::{DATA, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, frame, greet, hear, request_headers};
 use crate::tls::{Authority, tls_state};
-use crate::{CHECK, PLAIN, Server, WATCH, check, raw_call, short, slow};
+use crate::{CHECK, PLAIN, Server, WATCH, check, raw_call, short, slow, slow_and_telling};
 
 #[tokio::test]
 async fn t34_slow_handshake_preface_header_and_frame_are_cut() {
@@ -88,13 +90,17 @@ async fn t34_connections_are_capped_per_peer_and_the_rest_is_served() {
     let mut client = server.honest().await;
     check(&mut client).await.unwrap();
     let held = [greet(server.addr).await, greet(server.addr).await];
-    sleep(Duration::from_millis(50)).await;
+    for connection in &held {
+        taken(connection).await;
+    }
     let more = TcpStream::connect(server.addr).await.unwrap();
-    assert!(hear(more, Duration::from_secs(1)).await.closed);
+    assert!(hear(more, Duration::from_secs(4)).await.closed, "it is cut at once, and not for its silence after 5 s");
     check(&mut client).await.unwrap();
     drop(held);
-    sleep(Duration::from_millis(50)).await;
-    assert!(!hear(greet(server.addr).await, Duration::from_millis(200)).await.closed, "a place is given back");
+    let begun = Instant::now();
+    while hear(TcpStream::connect(server.addr).await.unwrap(), Duration::from_millis(200)).await.closed {
+        assert!(begun.elapsed() < Duration::from_secs(10), "a place is given back");
+    }
 }
 
 #[tokio::test]
@@ -153,17 +159,26 @@ async fn t34_a_place_is_given_back_when_the_call_ends() {
     }
 }
 
+/// Waits until the server has greeted: then the connection is its own and none that waits for the listener.
+async fn taken(tcp: &TcpStream) {
+    let greeted = timeout(Duration::from_secs(10), tcp.peek(&mut [0])).await.expect("a greeting").unwrap();
+    assert_eq!(greeted, 1);
+}
+
 #[tokio::test]
 async fn t34_shutdown_finishes_calls_then_ends() {
     let options = NetworkOptions { drain_timeout: Duration::from_secs(3), ..NetworkOptions::default() };
-    let server = Server::with(PLAIN, options, slow(500)).await;
+    let come = Arc::new(Notify::new());
+    let server = Server::with(PLAIN, options, slow_and_telling(500, come.clone())).await;
     let addr = server.addr;
     let call = tokio::spawn(async move { raw_call(addr, CHECK, &[], &[0; 5], true).await.status().code() });
-    let idle = tokio::spawn(hear(greet(server.addr).await, Duration::from_secs(4)));
-    sleep(Duration::from_millis(150)).await;
+    let idle = greet(server.addr).await;
+    taken(&idle).await;
+    let idle = tokio::spawn(hear(idle, Duration::from_secs(10)));
+    come.notified().await;
     server.stop.send(true).unwrap();
     assert_eq!(call.await.unwrap(), Code::Ok, "the call in flight is finished");
-    timeout(Duration::from_secs(5), server.task).await.expect("bounded").unwrap().unwrap();
+    timeout(Duration::from_secs(10), server.task).await.expect("bounded").unwrap().unwrap();
     assert_eq!(idle.await.unwrap().goaway, Some(0));
     assert!(TcpStream::connect(addr).await.is_err());
 }

@@ -20,7 +20,7 @@ use tokio::time::sleep;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::{PLAIN, Server, check, short, slow};
+use crate::{PLAIN, Server, check, slow};
 
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
@@ -119,7 +119,7 @@ async fn t36_expired_foreign_and_missing_certificates_are_refused() {
     ca.issue(path, "expired", &["localhost"], false);
     ca.issue(path, "client", &["client"], true);
     ca.issue(path, "server", &["localhost"], true);
-    let addr_server = Server::start(Security::Tls(tls_state(path, true)), short()).await;
+    let addr_server = Server::start(Security::Tls(tls_state(path, true)), NetworkOptions::default()).await;
     let addr = addr_server.addr;
     let pem = ca.pem();
 
@@ -133,7 +133,7 @@ async fn t36_expired_foreign_and_missing_certificates_are_refused() {
     assert!(connect(addr, &pem, "vault.example.org", client()).await.is_err(), "wrong name");
     assert!(connect(addr, &foreign.pem(), "localhost", client()).await.is_err(), "wrong authority");
     let expired = Arc::new(TlsState::load(tls_options(path, "expired", false)).unwrap());
-    let expired_server = Server::start(Security::Tls(expired), short()).await;
+    let expired_server = Server::start(Security::Tls(expired), NetworkOptions::default()).await;
     let expired = expired_server.addr;
     assert!(connect(expired, &pem, "localhost", None).await.is_err(), "an expired server certificate");
 }
@@ -143,10 +143,11 @@ async fn t36_old_tls_and_other_protocols_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let ca = Authority::new();
     ca.issue(dir.path(), "server", &["localhost"], true);
-    let addr_server = Server::start(Security::Tls(tls_state(dir.path(), false)), short()).await;
+    let addr_server = Server::start(Security::Tls(tls_state(dir.path(), false)), NetworkOptions::default()).await;
     let addr = addr_server.addr;
     let old = TlsOptions { allow_tls12: true, ..tls_options(dir.path(), "server", false) };
-    let old_server = Server::start(Security::Tls(Arc::new(TlsState::load(old).unwrap())), short()).await;
+    let old_server =
+        Server::start(Security::Tls(Arc::new(TlsState::load(old).unwrap())), NetworkOptions::default()).await;
     let old = old_server.addr;
     let (v12, v13) = (&rustls::version::TLS12, &rustls::version::TLS13);
     assert!(handshake(addr, &ca.pem(), v12, b"h2").await.is_err(), "TLS 1.2");
@@ -182,7 +183,7 @@ async fn t36_the_service_sees_the_fingerprint_of_the_client_certificate() {
             Ok::<_, Infallible>(tonic::Status::ok("").into_http())
         }
     });
-    let server = Server::with(Security::Tls(tls_state(dir.path(), true)), short(), service).await;
+    let server = Server::with(Security::Tls(tls_state(dir.path(), true)), NetworkOptions::default(), service).await;
     let _ = connect(server.addr, &ca.pem(), "localhost", identity(dir.path(), "client")).await;
     let der = CertificateDer::from_pem_file(dir.path().join("client.pem")).unwrap();
     let expected: [u8; 32] = Sha256::digest(der.as_ref()).into();
