@@ -278,11 +278,31 @@ mod tests {
     use super::*;
     use crate::clock::SystemClock;
 
-    fn pool(threads: usize, queue: usize, wait_ms: u64, memory_kib: u32, passes: u32) -> Arc<Argon2Pool> {
-        let cost = Argon2Cost { memory_kib, passes, lanes: 1 };
+    fn pool(threads: usize, queue: usize, wait_ms: u64) -> Arc<Argon2Pool> {
+        let cost = Argon2Cost { memory_kib: 64, passes: 1, lanes: 1 };
         let wait = Duration::from_millis(wait_ms);
         let options = Argon2Options { threads, queue, wait, cost, limit_kib: 65_536, preallocate: false };
         Arc::new(Argon2Pool::start("argon2", options, Arc::new(SystemClock::new())).unwrap())
+    }
+
+    type Held = tokio::task::JoinHandle<Result<(), AdmissionError>>;
+
+    /// Keeps the only thread of a pool busy until the sender is dropped. A thread of low priority may begin so late that a
+    /// first try gives up.
+    async fn hold(pool: &Arc<Argon2Pool>) -> (Sender<()>, Held) {
+        loop {
+            let (release, held) = bounded::<()>(1);
+            let (begun, has_begun) = oneshot::channel();
+            let pool = pool.clone();
+            let work = move |_: &mut Argon2Memory| {
+                let _ = begun.send(());
+                let _ = held.recv();
+            };
+            let job = tokio::spawn(async move { pool.run(work).await });
+            if has_begun.await.is_ok() {
+                return (release, job);
+            }
+        }
     }
 
     fn password(text: &str) -> Zeroizing<Vec<u8>> {
@@ -291,7 +311,7 @@ mod tests {
 
     #[tokio::test]
     async fn hashes_verify_and_nobody_is_refused_like_somebody() {
-        let pool = pool(2, 8, 5000, 64, 1);
+        let pool = pool(2, 8, 60_000);
         let stored = pool.hash(password("p")).await.unwrap();
         assert_eq!(pool.verify(Some(&stored), password("p")).await, Ok(true));
         assert_eq!(pool.verify(Some(&stored), password("q")).await, Ok(false));
@@ -304,42 +324,33 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn what_an_import_hashes_waits_for_everybody_else() {
-        let pool = pool(1, 8, 5_000, 65_536, 4);
-        let order = Arc::new(parking_lot::Mutex::new(Vec::new()));
-        let first = tokio::spawn({
-            let pool = pool.clone();
-            async move { pool.hash(password("holds the thread")).await }
-        });
-        while pool.stats.ahead.load(Ordering::Relaxed) == 0 || !pool.queue.as_ref().unwrap().is_empty() {
-            tokio::task::yield_now().await;
-        }
+        let pool = pool(1, 8, 60_000);
+        let (release, first) = hold(&pool).await;
         let import = tokio::spawn({
-            let (pool, order) = (pool.clone(), order.clone());
-            async move {
-                pool.hash_in_import(password("import")).await.unwrap();
-                order.lock().push("import");
-            }
+            let pool = pool.clone();
+            async move { pool.hash_in_import(password("import")).await }
         });
         while pool.imports.as_ref().unwrap().is_empty() {
             tokio::task::yield_now().await;
         }
         let call = tokio::spawn({
-            let (pool, order) = (pool.clone(), order.clone());
-            async move {
-                pool.hash(password("call")).await.unwrap();
-                order.lock().push("call");
-            }
+            let (pool, imports) = (pool.clone(), pool.imports.clone().unwrap());
+            async move { pool.run(move |_| imports.len()).await }
         });
+        while pool.queue.as_ref().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        drop(release);
         first.await.unwrap().unwrap();
-        call.await.unwrap();
-        import.await.unwrap();
-        assert_eq!(*order.lock(), ["call", "import"]);
+        assert_eq!(call.await.unwrap(), Ok(1), "the import, which came first, still waits");
+        import.await.unwrap().unwrap();
     }
 
     #[tokio::test]
     async fn memory_is_there_from_the_start_and_what_a_foreign_hash_took_is_given_back() {
         let cost = Argon2Cost { memory_kib: 64, passes: 1, lanes: 1 };
-        let options = Argon2Options { threads: 1, cost, limit_kib: 1_024, ..Argon2Options::for_passwords() };
+        let wait = Duration::from_secs(60);
+        let options = Argon2Options { threads: 1, wait, cost, limit_kib: 1_024, ..Argon2Options::for_passwords() };
         let pool = Argon2Pool::start("argon2", options, Arc::new(SystemClock::new())).unwrap();
         assert_eq!(pool.run(|memory| memory.held_bytes()).await, Ok(64 << 10));
         let large = Argon2Cost { memory_kib: 512, passes: 1, lanes: 1 };
@@ -349,16 +360,9 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn t35_what_waits_too_long_or_finds_no_place_is_told_when_to_come_back() {
-        // One slow job holds the only thread.
-        let pool = pool(1, 2, 20, 65_536, 8);
+        let pool = pool(1, 2, 500);
         let busy = |r: Result<String, AdmissionError>| matches!(r, Err(AdmissionError::Busy { retry_ms: 100.. }));
-        let slow = tokio::spawn({
-            let pool = pool.clone();
-            async move { pool.hash(password("slow")).await }
-        });
-        while !pool.queue.as_ref().unwrap().is_empty() || pool.stats.ahead.load(Ordering::Relaxed) == 0 {
-            tokio::task::yield_now().await;
-        }
+        let (release, slow) = hold(&pool).await;
         let waiting: Vec<_> = (0..2)
             .map(|_| {
                 let pool = pool.clone();
@@ -372,6 +376,7 @@ mod tests {
         for w in waiting {
             assert!(busy(w.await.unwrap()), "gave up after its wait");
         }
+        drop(release);
         assert!(slow.await.unwrap().is_ok(), "what was started is answered, however long it takes");
         // Those that gave up are skipped, not hashed.
         while pool.stats.ahead.load(Ordering::Relaxed) > 0 {

@@ -195,6 +195,8 @@ async fn full_queues_answer_at_once() {
     }
     assert_eq!(store.shared.queued.load(Ordering::SeqCst), 0, "refused and done ones leave no bytes behind");
 
+    // Commits that waited were made together, so some of the tokens are left.
+    while gate.try_recv().is_ok() {}
     let (begun, has_begun) = oneshot::channel();
     let blocked = {
         let store = store.clone();
