@@ -13,9 +13,9 @@ use super::ends::Readers;
 use super::error::BenchError;
 use super::part::{Part, requests, say};
 use super::report::Row;
-use super::rows::{HOT, Run, Target, at_random, key, progress, rate_of};
+use super::rows::{HOT, Run, Target, at_random, key, measured, progress, rate_of};
 use super::stats::{Bound, Figure};
-use super::wire::{Load, Wire, frame};
+use super::wire::{Load, frame};
 use crate::clock::{Clock, SystemClock};
 use crate::crypto::password::Argon2Cost;
 use crate::grpc::pb;
@@ -105,9 +105,10 @@ impl Run {
         for _ in 0..self.plan.windows {
             // 8 callers, each every 8 ms.
             let a_thousand = |path| Load { pace: Duration::from_millis(8), ..Load::new(path, 8, self.plan.window) };
-            let ours = cost(&target.part, &target.wire, &a_thousand(VERIFY_KEY), at_random(bad.clone())).await?;
-            let under = cost(&floor.part, &floor.wire, &a_thousand(echo::PATH), floor.next()).await?;
-            costs.push((ours, under));
+            let bad = at_random(bad.clone());
+            let ours = measured(&target.part, &target.wire, &a_thousand(VERIFY_KEY), bad).await?;
+            let under = measured(&floor.part, &floor.wire, &a_thousand(echo::PATH), floor.next()).await?;
+            costs.push((ours.1, under.1));
         }
         let row = Row::against("1,000 forged API keys a second, server CPU", "us/call", "echo", &costs);
         self.rows.extend(row.map(|row| row.bound(Bound::AtMost(1.3))));
@@ -244,19 +245,6 @@ impl Run {
 /// Subjects in the vault, as it counts them.
 async fn subjects(part: &mut Part) -> Result<u64, BenchError> {
     Ok(part.ask(json!({ "do": "count" })).await?["rows"].as_u64().unwrap_or(0))
-}
-
-/// CPU time of a server for each call of a window, in microseconds, where that is little in all.
-async fn cost(
-    part: &Part,
-    wire: &Arc<Wire>,
-    load: &Load,
-    next: impl Fn(u64) -> Bytes + Send + Sync + 'static,
-) -> Result<f64, BenchError> {
-    let before = part.cpu_of_threads()?;
-    let window = wire.drive(load, next).await?;
-    let took = part.cpu_of_threads()?.saturating_sub(before);
-    Ok(took.as_secs_f64() * 1e6 / window.calls.max(1) as f64)
 }
 
 /// The floor of logins: the bare crate with memory that it is given, on as many threads as it is told.

@@ -66,11 +66,6 @@ impl Part {
         os::cpu(self.child.id()).map_err(BenchError::io("/proc"))
     }
 
-    /// The same of threads that live, to a nanosecond.
-    pub fn cpu_of_threads(&self) -> Result<Duration, BenchError> {
-        os::cpu_of_threads(self.child.id()).map_err(BenchError::io("/proc"))
-    }
-
     /// Bytes in RAM.
     pub fn resident(&self) -> Result<u64, BenchError> {
         os::resident(self.child.id()).map_err(BenchError::io("/proc"))

@@ -227,7 +227,7 @@ impl Run {
         let before = part.cpu()?;
         let time = self.plan.window * 2;
         tokio::time::sleep(time).await;
-        let share = (part.cpu()? - before).as_secs_f64() / time.as_secs_f64() * 100.0;
+        let share = part.cpu()?.saturating_sub(before).as_secs_f64() / time.as_secs_f64() * 100.0;
         self.rows.push(Row::plain("control: CPU of the idle server", Figure::one(share), "%"));
         Ok(())
     }
@@ -379,7 +379,7 @@ impl Run {
     }
 }
 
-/// A window with the server's CPU time for each call in microseconds; to 10 ms in all.
+/// A window with the server's CPU time for each call in microseconds.
 pub(super) async fn measured(
     part: &Part,
     wire: &Arc<Wire>,
@@ -388,7 +388,8 @@ pub(super) async fn measured(
 ) -> Result<(Window, f64), BenchError> {
     let before = part.cpu()?;
     let window = wire.drive(load, next).await?;
-    let cpu = (part.cpu()? - before).as_secs_f64() * 1e6 / window.calls.max(1) as f64;
+    let took = part.cpu()?.saturating_sub(before);
+    let cpu = took.as_secs_f64() * 1e6 / window.calls.max(1) as f64;
     Ok((window, cpu))
 }
 
