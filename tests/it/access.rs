@@ -347,11 +347,15 @@ async fn t20_unknown_wrong_and_revoked_keys_take_the_same_time() {
     });
     assert!(a.max(b) / a.min(b) < allowed, "unknown {a} s, revoked {b} s");
     // What was refused once is refused without a run for a minute.
-    let from = Instant::now();
-    for text in &revoked {
-        assert!(refused(&who(&t, text).await));
+    let mut best = f64::MAX;
+    for _ in 0..5 {
+        let from = Instant::now();
+        for text in &revoked {
+            assert!(refused(&who(&t, text).await));
+        }
+        best = best.min(from.elapsed().as_secs_f64() / samples as f64);
     }
-    assert!(from.elapsed().as_secs_f64() / (samples as f64) < b / 10.0);
+    assert!(best < b / 10.0, "{best} s, the first time {b} s");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -369,11 +373,15 @@ async fn t35_a_forged_key_costs_microseconds_and_waits_for_nobody() {
         })
         .filter(|text| *text != key)
         .collect();
-    let from = Instant::now();
-    for text in &forged {
-        assert!(refused(&who(&t, text).await));
+    // The best of five parts, each of texts that were not seen before: another process may take all of one.
+    let mut each = f64::MAX;
+    for part in forged.chunks(400) {
+        let from = Instant::now();
+        for text in part {
+            assert!(refused(&who(&t, text).await));
+        }
+        each = each.min(from.elapsed().as_secs_f64() / part.len() as f64);
     }
-    let each = from.elapsed().as_secs_f64() / forged.len() as f64;
     // 1,000 a second are then far below 5 % of a core, even in a build without optimisation.
     assert!(each < 50e-6 * if cfg!(debug_assertions) { 6.0 } else { 1.0 }, "{each} s for a forged key");
     assert!(t.node.vault.authenticate_known(&key, None, t.now()).unwrap().is_ok());

@@ -12,9 +12,8 @@ use pii_vault::grpc::pb::subject_service_client::SubjectServiceClient;
 use pii_vault::grpc::pb::tenant_service_client::TenantServiceClient;
 use pii_vault::ids::TenantNo;
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
 
-use crate::harness::{START, TestVault, rounds};
+use crate::harness::{START, TestVault, rounds, seed};
 use crate::net::*;
 
 const POLICY: &str = include_str!("../policies/sound.toml");
@@ -361,8 +360,7 @@ async fn play(steps: Vec<Step>) {
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: rounds(8, 2_000),
-        // The same histories each time where every commit is tested, new ones on demand.
-        rng_seed: rounds(RngSeed::Fixed(7), RngSeed::Random),
+        rng_seed: seed(),
         max_shrink_iters: 60, failure_persistence: None, ..ProptestConfig::default()
     })]
     #[test]

