@@ -12,7 +12,7 @@ fn source(endpoint: &str, key: &str, vault: &str) -> RootKekSource {
         region: "eu-central-1".into(),
         vault: vault.into(),
         endpoint: Some(endpoint.into()),
-        timeout_ms: 400,
+        timeout_ms: 5_000,
         wait_s: 2,
         outage_h: 2,
         file: "aws-kms.json".into(),
@@ -226,6 +226,15 @@ mod with_it {
         s.running.stop().await;
     }
 
+    /// The same configuration with other times.
+    fn waiting(config: &Config, timeout: u64, wait: u64) -> Config {
+        let mut config = config.clone();
+        if let Some(RootKekSource::AwsKms { timeout_ms, wait_s, .. }) = &mut config.root_kek {
+            (*timeout_ms, *wait_s) = (timeout, wait);
+        }
+        config
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn a_start_waits_for_kms_but_not_for_a_refusal() {
         let kms = Kms::start().await;
@@ -244,6 +253,7 @@ mod with_it {
         ] {
             kms.is(Mood::Fails(status, code, 2));
             *kms.asked.lock() = 0;
+            let config = waiting(&config, 5_000, 60);
             Node::open(&config, clock.clone()).await.unwrap_or_else(|e| panic!("{code}: {e:#}")).close().await;
             assert_eq!(*kms.asked.lock(), 3, "{code}");
         }
@@ -261,6 +271,7 @@ mod with_it {
             (Mood::Slow, 2),
             (Mood::Cut, 3),
         ] {
+            let config = waiting(&config, if mood == Mood::Slow { 400 } else { 5_000 }, 2);
             kms.is(mood);
             *kms.asked.lock() = 0;
             let begun = Instant::now();

@@ -83,7 +83,7 @@ impl Engine {
             mount: "transit".into(),
             ca: None,
             namespace: Some("team".into()),
-            timeout_ms: 300,
+            timeout_ms: 5_000,
             wait_s: 2,
             outage_h: 2,
             file: "transit.json".into(),
@@ -93,6 +93,15 @@ impl Engine {
     fn is(&self, mood: Mood) {
         *self.mood.lock() = mood;
     }
+}
+
+/// The same configuration with other times.
+fn waiting(config: &Config, timeout: u64, wait: u64) -> Config {
+    let mut config = config.clone();
+    if let Some(RootKekSource::Transit { timeout_ms, wait_s, .. }) = &mut config.root_kek {
+        (*timeout_ms, *wait_s) = (timeout, wait);
+    }
+    config
 }
 
 async fn answer(
@@ -180,6 +189,7 @@ async fn a_vault_starts_from_a_transit_engine_and_waits_for_it_but_not_for_a_ref
     // Sealed, throttled, failing: it waits and tries again.
     for status in [503, 429, 500, 502] {
         engine.is(Mood::Fails(status, 2));
+        let config = waiting(&config, 5_000, 60);
         Node::open(&config, clock.clone()).await.unwrap_or_else(|e| panic!("{status}: {e:#}")).close().await;
     }
     // What it refuses is not tried again; what stays away ends the start after its time.
@@ -191,6 +201,7 @@ async fn a_vault_starts_from_a_transit_engine_and_waits_for_it_but_not_for_a_ref
         (Mood::Slow, 2),
         (Mood::Cut, 3),
     ] {
+        let config = waiting(&config, if mood == Mood::Slow { 300 } else { 5_000 }, 2);
         engine.is(mood);
         engine.asked.lock().clear();
         let Err(error) = Node::open(&config, clock.clone()).await else { panic!("{mood:?}") };
