@@ -1,6 +1,7 @@
 //! What rotations leave of old versions, and rotations beside one another, erasures, policy changes, backups and restores.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use pii_vault::clock::DAY_MS;
 use pii_vault::crypto::keys::TenantSecret;
@@ -13,6 +14,7 @@ use pii_vault::server::restore::RestoreRequest;
 use pii_vault::storage::Store;
 use pii_vault::storage::sqlite::{Options, SqliteStore};
 use pii_vault::vault::operation::OperationKind;
+use pii_vault::vault::{Call, Vault};
 use tonic::Code;
 
 use crate::erase::person;
@@ -20,6 +22,18 @@ use crate::harness::*;
 use crate::net::*;
 use crate::restore::{Lost, close, erase, of, read};
 use crate::rotating::Scene;
+
+async fn backups_end(vault: &Vault, call: &Call) {
+    let begun = Instant::now();
+    loop {
+        let page = vault.list_operations(call, None, 100).await.unwrap();
+        if page.rows.iter().filter(|one| one.kind == OperationKind::Backup).all(|one| one.status.is_final()) {
+            return;
+        }
+        assert!(begun.elapsed() < PATIENCE, "a backup does not end");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
 
 impl Scene {
     /// Everything that waits for time gets it.
@@ -177,13 +191,7 @@ async fn rotations_of_every_kind_run_beside_erasures_policy_changes_backups_and_
     };
     tokio::join!(jobs, people, others);
     let own = vault.local_call(TenantNo::VAULT).unwrap();
-    for _ in 0..1_000 {
-        let page = vault.list_operations(&own, None, 100).await.unwrap();
-        if page.rows.iter().filter(|one| one.kind == OperationKind::Backup).all(|one| one.status.is_final()) {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    backups_end(&vault, &own).await;
     s.erase("u-1").await; // after the night
     // Old access keys go on; nothing is left under the old pepper once they are issued anew or revoked.
     let operator = s.running.operator_key("second").await;
@@ -249,13 +257,7 @@ async fn a_restore_of_a_day_in_a_rotation_goes_on_with_it() {
     let t = s.running.stop().await;
     t.node.backups.nightly().await.expect("begin");
     let own = t.node.vault.local_call(TenantNo::VAULT).unwrap();
-    for _ in 0..1_000 {
-        let page = t.node.vault.list_operations(&own, None, 100).await.unwrap();
-        if page.rows.iter().filter(|one| one.kind == OperationKind::Backup).all(|one| one.status.is_final()) {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    backups_end(&t.node.vault, &own).await;
     drop(own);
     t.clock.advance_ms(3_600_000);
     erase(&t, tenant, "u-7").await;

@@ -5,7 +5,7 @@ use pii_vault::report::Status::{Broken, CanClaim, Held, Outside, Unchecked, Wait
 use tonic::Code;
 
 use crate::company::*;
-use crate::harness::START;
+use crate::harness::{PATIENCE, START};
 use crate::net::*;
 
 super::promises!("jenny-erp":
@@ -301,10 +301,9 @@ async fn je14_backups_go_after_90_days(t: &Tenant) {
     assert!(evidence.contains("0 archives in the catalogue") && !evidence.contains("backups-differ"), "{evidence}");
     t.put("p-1", "service", &[("name", "Lucia")]).await;
     t.running.test.node.backups.nightly().await.unwrap();
-    for _ in 0..500 {
-        if t.evidence("5", "backups = 90d").await.contains("1 archives in the catalogue") {
-            break;
-        }
+    let begun = std::time::Instant::now();
+    while !t.evidence("5", "backups = 90d").await.contains("1 archives in the catalogue") {
+        assert!(begun.elapsed() < PATIENCE, "the backup does not end");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     t.days(89);
