@@ -12,7 +12,7 @@ use pii_vault::grpc::pb;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use crate::memory::{control, hits, needle, search};
+use crate::memory::{control, forgotten, hits, needle, search};
 use crate::net::*;
 use crate::server::{Key, Place};
 use crate::{Dice, rounds};
@@ -104,7 +104,10 @@ async fn t01_an_import_that_was_killed_is_sent_again_and_everybody_is_there_once
         ..Default::default()
     };
     let (mut dice, answered) = (Dice(11), Arc::new(AtomicUsize::new(0)));
-    for _ in 0..rounds(4, 40) {
+    let mut round = 0;
+    // On a busy machine the first kills may come before the first answer.
+    while round < rounds(4, 40) || (round < 40 && answered.load(Ordering::Relaxed) == 0) {
+        round += 1;
         let (server, _) = place.serve().await;
         let (mut login, text, answered) = (Login::new(server.channel.clone()), key.text.clone(), answered.clone());
         let importing = tokio::spawn(async move {
@@ -212,8 +215,6 @@ async fn t09_nothing_that_a_user_typed_or_was_given_stays_in_memory() {
     drop(login);
     let pid = server.pid();
     let server = server.hang_up();
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let closed = hits(&search(pid, &words));
-    assert!(closed.is_empty(), "after the connection was closed:\n{}", closed.join("\n"));
+    forgotten(pid, &words).await;
     drop(server);
 }

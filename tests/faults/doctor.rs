@@ -47,10 +47,11 @@ async fn doctor_tells_of_each_promise_whether_it_is_kept_and_what_to_change() {
     assert_eq!(command(&place)["promises"][0]["kept"], "yes");
     place.config.root_kek = secret;
 
+    let own = place.config.listen.address;
     place.config.listen.address.set_ip(std::net::Ipv4Addr::UNSPECIFIED.into());
     place.config.listen.allow_plaintext_non_loopback = true;
     assert_eq!(promises(&place)["A6"].0, "no");
-    place.config.listen.address.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+    place.config.listen.address = own;
 
     let (server, _) = place.serve().await;
     let beside = promises(&place);

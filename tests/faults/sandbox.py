@@ -70,6 +70,12 @@ def run(*command):
     subprocess.run(command, check=True)
 
 
+def points():
+    """Where something is mounted."""
+    with open("/proc/self/mountinfo", encoding="utf-8") as table:
+        return [line.split()[4].encode().decode("unicode_escape") for line in table]
+
+
 def mounts(unit, writable):
     run("chown", "-R", f"{NOBODY}:{NOBODY}", writable)
     if unit.pop("PrivateDevices") == ["yes"]:
@@ -83,11 +89,14 @@ def mounts(unit, writable):
     if unit.pop("ProtectSystem") == ["strict"]:
         run("mount", "--bind", writable, writable)
         api = ("/dev", "/proc", "/sys")
-        with open("/proc/self/mountinfo", encoding="utf-8") as table:
-            points = [line.split()[4].encode().decode("unicode_escape") for line in table]
-        for point in sorted(set(points), key=len):
+        for point in sorted(set(points()), key=len):
             if point != writable and not point.startswith(api) and not point.startswith(f"{writable}/"):
-                run("mount", "-o", "remount,bind,ro", point)
+                try:
+                    run("mount", "-o", "remount,bind,ro", point)
+                except subprocess.CalledProcessError:
+                    # A directory of a neighbour's, which takes it away with what is mounted there.
+                    if point in points():
+                        raise
     if unit.pop("ProtectKernelTunables") == ["yes"]:
         run("mount", "--bind", "/proc/sys", "/proc/sys")
         run("mount", "-o", "remount,bind,ro", "/proc/sys")
