@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufReader, Cursor};
+use std::time::Instant;
 
 use pii_vault::access::Verb;
 use pii_vault::clock::{DAY_MS, Timestamp};
@@ -126,7 +127,8 @@ impl Scene {
         keys.rotate_keys(with(&self.operator, request)).await.expect("rotate");
         let vault = &self.running.test.node.vault;
         let no = if tenant.is_empty() { TenantNo::VAULT } else { self.tenant };
-        for _ in 0..100 {
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
             let call = vault.job_call(vault.tenant(no).unwrap());
             if !vault.go_on_rotations(&call, 10_000).await.expect("it goes on").more {
                 return;
