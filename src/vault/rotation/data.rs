@@ -18,9 +18,9 @@ use crate::vault::operation::{Operation, OperationKind, OperationStatus, Rotatio
 use crate::vault::request::Request;
 
 /// Subjects whose classes are sealed anew together and share one swap. While one page is committed, the next is sealed.
-const PAGE: u32 = 128;
+const PAGE: u32 = 32;
 /// Pages after which it is looked whether the rotation is to pause.
-const PAGES: u64 = 8;
+const PAGES: u64 = 32;
 /// Subjects sealed between two looks at what else waits for the thread.
 const AT_ONCE: usize = 4;
 
