@@ -91,6 +91,8 @@ impl Keyring {
                 true => all.iter().filter(|ordinal| !self.nodes.has(tenant, **ordinal)).copied().collect(),
                 false => all.iter().copied().collect(),
             };
+            // It hears of every swap from here on.
+            let replaced = keys.replaced.notified();
             let snapshot = self.store.nodes(tenant, asked).await?;
             let newer = {
                 let gate = keys.present.read();
@@ -103,10 +105,14 @@ impl Keyring {
                 }
                 snapshot.generation > present.generation
             };
-            // A swap has committed and not yet replaced the root in memory: wait for it. (Who holds the swap lock asks
-            // for copies, and cannot meet this.)
+            // A swap has committed and not yet replaced the root in memory: wait for that, which comes well before the
+            // old root is destroyed, or for a swap that ended without. (Who holds the swap lock asks for copies, and
+            // cannot meet this.)
             match (newer, keep) {
-                (true, Keep::InCache) => drop(keys.swap.lock().await),
+                (true, Keep::InCache) => tokio::select! {
+                    () = replaced => {}
+                    _ = keys.swap.lock() => {}
+                },
                 (true, Keep::Copies) => return Err(KeyringError::Stopped),
                 (false, _) => {}
             }

@@ -59,6 +59,8 @@ pub(super) struct TenantKeys {
     pub no: TenantNo,
     pub state: RwLock<TenantKeyState>,
     pub present: RwLock<Option<Present>>,
+    /// Tells that a swap replaced `present`.
+    pub replaced: tokio::sync::Notify,
     /// The reserved slots of leaf 0; empty unless `Ready`.
     pub secrets: RwLock<Vec<TenantSecret>>,
     /// The swap lock: births and swaps one at a time.
@@ -74,6 +76,7 @@ impl TenantKeys {
             no,
             state: RwLock::new(state),
             present: RwLock::new(None),
+            replaced: tokio::sync::Notify::new(),
             secrets: RwLock::new(Vec::new()),
             swap: tokio::sync::Mutex::new(Unsettled::default()),
             queue: parking_lot::Mutex::new(Queue::default()),

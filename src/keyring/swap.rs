@@ -400,6 +400,7 @@ impl Keyring {
                 self.nodes.replace(keys.no, ordinal, node);
             }
         }
+        keys.replaced.notify_waiters();
         // After the nodes, so that a class key made in between comes from the new ones or is taken away here.
         if !dropped.is_empty() {
             self.classes.purge_slots(keys.no, &dropped);
