@@ -219,6 +219,18 @@ impl ChangeSet {
         self.mutations.push(mutation);
         self
     }
+    /// Puts the next revision of an object in place of the one of `former`, which must still be there; 0: of none.
+    pub fn replace_object(
+        &mut self,
+        tenant: TenantNo,
+        kind: ObjectKind,
+        key: Vec<u8>,
+        former: Revision,
+        body: Vec<u8>,
+    ) -> &mut Self {
+        self.require(Precondition::ObjectAt { tenant, kind, key: key.clone(), revision: former });
+        self.change(Mutation::PutObject(ObjectRow { tenant, kind, key, revision: Revision(former.0 + 1), body }))
+    }
     pub fn note(&mut self, tenant: TenantNo, entry: Vec<u8>) -> &mut Self {
         self.audit.push((tenant, entry));
         self

@@ -27,7 +27,7 @@ use crate::vault::request::Request;
 use crate::vault::roles::MAX_SUBJECTS_PER_HOUR;
 use crate::vault::roles::compiled::without_values;
 use crate::vault::tenant::{Tenant, TenantKind};
-use crate::vault::{Vault, to_json};
+use crate::vault::{Vault, put_of_live_tenant, to_json};
 
 /// Longest overlap of a rotation, in milliseconds: 30 days.
 pub const MAX_OVERLAP_MS: i64 = 30 * 86_400_000;
@@ -560,11 +560,5 @@ fn named(mut entry: AuditRecord, id: KeyId) -> Vec<u8> {
 }
 
 fn put_key(tenant: TenantNo, id: KeyId, former: Revision, body: &KeyBody, change: &mut ChangeSet) -> ObjectRow {
-    let (kind, key) = (ObjectKind::AccessKey, row_key(id));
-    let revision = Revision(former.0 + 1);
-    let row = ObjectRow { tenant, kind, key: key.clone(), revision, body: to_json(body) };
-    change.require(Precondition::TenantIs { tenant, state: TenantState::Live });
-    change.require(Precondition::ObjectAt { tenant, kind, key, revision: former });
-    change.change(Mutation::PutObject(row.clone()));
-    row
+    put_of_live_tenant(tenant, ObjectKind::AccessKey, row_key(id), former, to_json(body), change)
 }

@@ -183,9 +183,7 @@ impl Vault {
             sketch: counted.sketch.iter().flat_map(|bucket| bucket.to_be_bytes()).collect(),
         };
         let mut change = ChangeSet::default();
-        change.require(Precondition::ObjectAt { tenant, kind, key: key.clone(), revision });
-        let (revision, body) = (Revision(revision.0 + 1), to_json(&told));
-        change.change(Mutation::PutObject(ObjectRow { tenant, kind, key, revision, body }));
+        change.replace_object(tenant, kind, key, revision, to_json(&told));
         self.store.commit(change).await?;
         Ok(told)
     }

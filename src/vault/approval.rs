@@ -54,9 +54,7 @@ impl Vault {
 
     pub(crate) fn put_approval(&self, call: &Call, approval: &Approval, former: Revision, change: &mut ChangeSet) {
         let (tenant, kind, key) = (call.tenant.no, ObjectKind::Approval, approval.id.0.as_bytes().to_vec());
-        change.require(Precondition::ObjectAt { tenant, kind, key: key.clone(), revision: former });
-        let revision = Revision(former.0 + 1);
-        change.change(Mutation::PutObject(ObjectRow { tenant, kind, key, revision, body: approval.to_bytes() }));
+        change.replace_object(tenant, kind, key, former, approval.to_bytes());
     }
 
     /// Asks for an approval. `None` when it was only checked.

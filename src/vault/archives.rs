@@ -86,19 +86,8 @@ impl Vault {
         }
         let mut change = ChangeSet::default();
         let revision = row.map_or(Revision(0), |row| row.revision);
-        change.require(Precondition::ObjectAt {
-            tenant: TenantNo::VAULT,
-            kind: ObjectKind::Setting,
-            key: key.clone(),
-            revision,
-        });
-        change.change(Mutation::PutObject(ObjectRow {
-            tenant: TenantNo::VAULT,
-            kind: ObjectKind::Setting,
-            key,
-            revision: Revision(revision.0 + 1),
-            body: setting.sign(&self.keyring.signing()),
-        }));
+        let body = setting.sign(&self.keyring.signing());
+        change.replace_object(TenantNo::VAULT, ObjectKind::Setting, key, revision, body);
         change.note(TenantNo::VAULT, call.record(Action::RotateKeys, Outcome::Ok).to_bytes());
         self.store.commit(change).await?;
         archive.put_setting(setting).map_err(KeyringError::from)?;

@@ -168,9 +168,7 @@ impl Vault {
         let row = self.store.object(tenant, kind, key.clone()).await?.ok_or(VaultError::NotFound)?;
         let mut body: GroupBody = serde_json::from_slice(&row.body).map_err(|_| VaultError::DataLoss)?;
         let former = std::mem::replace(&mut body.state, state);
-        change.require(Precondition::ObjectAt { tenant, kind, key: key.clone(), revision: row.revision });
-        let (revision, body) = (Revision(row.revision.0 + 1), crate::vault::to_json(&body));
-        change.change(Mutation::PutObject(ObjectRow { tenant, kind, key, revision, body }));
+        change.replace_object(tenant, kind, key, row.revision, crate::vault::to_json(&body));
         Ok(former)
     }
 
@@ -249,8 +247,7 @@ impl Vault {
                 (ObjectKind::GroupName, name_key, no.0.to_be_bytes().to_vec()),
                 (ObjectKind::Group, key, crate::vault::to_json(&body)),
             ] {
-                change.require(Precondition::ObjectAt { tenant, kind, key: key.clone(), revision: Revision(0) });
-                change.change(Mutation::PutObject(ObjectRow { tenant, kind, key, revision: Revision(1), body }));
+                change.replace_object(tenant, kind, key, Revision(0), body);
             }
             change.note(tenant, call.record(Action::CreateGroup, Outcome::Ok).to_bytes());
             self.remember(call, request.as_ref(), &no, &mut change);

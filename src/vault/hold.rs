@@ -519,7 +519,5 @@ impl Vault {
 
 fn put_hold(tenant: TenantNo, hold: &Hold, revision: Revision, change: &mut ChangeSet) {
     let (kind, key) = (ObjectKind::HoldBody, hold.id.0.as_bytes().to_vec());
-    change.require(Precondition::ObjectAt { tenant, kind, key: key.clone(), revision });
-    let (revision, body) = (Revision(revision.0 + 1), to_json(hold));
-    change.change(Mutation::PutObject(ObjectRow { tenant, kind, key, revision, body }));
+    change.replace_object(tenant, kind, key, revision, to_json(hold));
 }

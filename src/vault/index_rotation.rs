@@ -273,7 +273,5 @@ impl Vault {
 /// Stores how far a rotation is in place of the state of that revision.
 fn put_state(tenant: TenantNo, state: &Retagging, former: Revision, change: &mut ChangeSet) {
     let (kind, key) = (ObjectKind::Setting, INDEX.to_vec());
-    change.require(Precondition::ObjectAt { tenant, kind, key: key.clone(), revision: former });
-    let revision = Revision(former.0 + 1);
-    change.change(Mutation::PutObject(ObjectRow { tenant, kind, key, revision, body: to_json(state) }));
+    change.replace_object(tenant, kind, key, former, to_json(state));
 }

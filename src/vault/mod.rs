@@ -353,6 +353,20 @@ pub(crate) fn to_json<T: serde::Serialize>(body: &T) -> Vec<u8> {
     serde_json::to_vec(body).expect("bodies are plain structs with string keys")
 }
 
+/// The next revision of an object, as part of a change that wants its tenant to be live.
+pub(crate) fn put_of_live_tenant(
+    tenant: TenantNo,
+    kind: ObjectKind,
+    key: Vec<u8>,
+    former: Revision,
+    body: Vec<u8>,
+    change: &mut ChangeSet,
+) -> ObjectRow {
+    change.require(Precondition::TenantIs { tenant, state: TenantState::Live });
+    change.replace_object(tenant, kind, key.clone(), former, body.clone());
+    ObjectRow { tenant, kind, key, revision: Revision(former.0 + 1), body }
+}
+
 /// Bytes as hexadecimal text in the JSON of small records.
 pub(crate) mod hex {
     use data_encoding::HEXLOWER;
@@ -384,16 +398,7 @@ impl Vault {
             None => (0, Revision(0)),
         };
         let next = last + 1;
-        let kind = ObjectKind::Setting;
-        change.require(Precondition::ObjectAt { tenant, kind, key: key.clone(), revision });
-        let revision = Revision(revision.0 + 1);
-        change.change(Mutation::PutObject(ObjectRow {
-            tenant,
-            kind,
-            key,
-            revision,
-            body: next.to_be_bytes().to_vec(),
-        }));
+        change.replace_object(tenant, ObjectKind::Setting, key, revision, next.to_be_bytes().to_vec());
         Ok(next)
     }
 }

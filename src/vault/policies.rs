@@ -94,8 +94,7 @@ pub(crate) fn put_policy(
 ) {
     let body = PolicyBody { text: text.to_owned(), applied: call.wall, by: call.principal.actor, approval };
     let (kind, key, body) = (ObjectKind::Policy, policy_key(version), to_json(&body));
-    change.require(Precondition::ObjectAt { tenant, kind, key: key.clone(), revision: Revision(0) });
-    change.change(Mutation::PutObject(ObjectRow { tenant, kind, key, revision: Revision(1), body }));
+    change.replace_object(tenant, kind, key, Revision(0), body);
 }
 
 /// What an approval of a policy file names as its reference: the SHA-256 of the file in hexadecimal.

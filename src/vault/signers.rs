@@ -92,8 +92,7 @@ fn views(list: &[Signer]) -> Vec<SignerView> {
 fn put_setting(key: &[u8], former: Option<&ObjectRow>, body: Vec<u8>, change: &mut ChangeSet) {
     let (tenant, kind, key) = (TenantNo::VAULT, ObjectKind::Setting, key.to_vec());
     let revision = former.map_or(Revision(0), |row| row.revision);
-    change.require(Precondition::ObjectAt { tenant, kind, key: key.clone(), revision });
-    change.change(Mutation::PutObject(ObjectRow { tenant, kind, key, revision: Revision(revision.0 + 1), body }));
+    change.replace_object(tenant, kind, key, revision, body);
 }
 
 impl Vault {

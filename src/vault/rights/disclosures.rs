@@ -95,9 +95,7 @@ fn parts_of(key: &[u8]) -> Option<(SubjectUid, RecipientNo)> {
 
 fn put_row(tenant: TenantNo, key: Vec<u8>, given: &Given, revision: Revision, change: &mut ChangeSet) {
     let kind = ObjectKind::Disclosure;
-    change.require(Precondition::ObjectAt { tenant, kind, key: key.clone(), revision });
-    let (revision, body) = (Revision(revision.0 + 1), to_json(given));
-    change.change(Mutation::PutObject(ObjectRow { tenant, kind, key, revision, body }));
+    change.replace_object(tenant, kind, key, revision, to_json(given));
 }
 
 impl Vault {

@@ -103,9 +103,7 @@ impl Vault {
             change.require(Precondition::SubjectAt { uid, revision: person.subject.revision });
             let (tenant, kind, key) = (call.tenant.no, ObjectKind::Nominee, key_of(uid, other));
             let revision = known.map_or(Revision(0), |row| row.revision);
-            change.require(Precondition::ObjectAt { tenant, kind, key: key.clone(), revision });
-            let (revision, body) = (Revision(revision.0 + 1), to_json(&body));
-            change.change(Mutation::PutObject(ObjectRow { tenant, kind, key, revision, body }));
+            change.replace_object(tenant, kind, key, revision, to_json(&body));
             let mut entry = call.record(Action::SetNominee, Outcome::Ok);
             entry.subject = Some(uid);
             self.attach_detail(call, context, &mut entry, &person.classes).await?;

@@ -244,9 +244,7 @@ pub fn request_order(request: &RightsRequest) -> (Timestamp, ObjectId) {
 
 fn put_request(tenant: TenantNo, request: &RightsRequest, revision: Revision, change: &mut ChangeSet) {
     let (kind, key) = (ObjectKind::Request, request.id.0.as_bytes().to_vec());
-    change.require(Precondition::ObjectAt { tenant, kind, key: key.clone(), revision });
-    let (revision, body) = (Revision(revision.0 + 1), to_json(request));
-    change.change(Mutation::PutObject(ObjectRow { tenant, kind, key, revision, body }));
+    change.replace_object(tenant, kind, key, revision, to_json(request));
 }
 
 /// Kinds are stored by their names.

@@ -6,7 +6,7 @@ use crate::clock::Timestamp;
 use crate::ids::*;
 use crate::storage::*;
 use crate::vault::error::VaultError;
-use crate::vault::to_json;
+use crate::vault::{put_of_live_tenant, to_json};
 
 /// What is stored of a grant.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -59,11 +59,5 @@ pub(super) fn put_role(
     body: &RoleBody,
     change: &mut ChangeSet,
 ) -> ObjectRow {
-    let (kind, key) = (ObjectKind::Role, role_key(no));
-    let revision = Revision(former.0 + 1);
-    let row = ObjectRow { tenant, kind, key: key.clone(), revision, body: to_json(body) };
-    change.require(Precondition::TenantIs { tenant, state: TenantState::Live });
-    change.require(Precondition::ObjectAt { tenant, kind, key, revision: former });
-    change.change(Mutation::PutObject(row.clone()));
-    row
+    put_of_live_tenant(tenant, ObjectKind::Role, role_key(no), former, to_json(body), change)
 }

@@ -53,11 +53,8 @@ impl Vault {
         }
         let tenant = call.tenant.no;
         let revision = self.stored_age(tenant, kind).await?.1;
-        let (object, key) = (ObjectKind::Setting, age_key(kind));
-        change.require(Precondition::ObjectAt { tenant, kind: object, key: key.clone(), revision });
         let age = KeyAge { version: state.to, since: operation.created };
-        let revision = Revision(revision.0 + 1);
-        change.change(Mutation::PutObject(ObjectRow { tenant, kind: object, key, revision, body: to_json(&age) }));
+        change.replace_object(tenant, ObjectKind::Setting, age_key(kind), revision, to_json(&age));
         Ok(())
     }
 }
