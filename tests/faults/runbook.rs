@@ -70,7 +70,10 @@ fn every_alarm_fires_where_it_should_and_none_where_all_is_well() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_commands_of_the_operations_manual_work_as_they_are_written() {
-    let place = Place::new(tempfile::tempdir().unwrap(), 2).await;
+    let mut place = Place::new(tempfile::tempdir().unwrap(), 2).await;
+    let anchor = place.dir.path().join("anchor.jsonl");
+    place.config.audit.anchors = vec![format!("file:{}", anchor.display())];
+    place.config.jobs.checkpoint_s = 1;
     let keys = place.keys(2).await;
     let (key, leaked) = (&keys[0], &keys[1]);
     let id = leaked.text.split('_').nth(2).expect("pv_live_ID_...");
@@ -93,6 +96,20 @@ async fn the_commands_of_the_operations_manual_work_as_they_are_written() {
     for line in commands("tenant") {
         run(&key.text, &line.replace("KEY", id).replace("ACTOR", &leaked.actor.to_string()));
     }
+    let with_others = "audit verify --against anchor.jsonl --public-key vault-keys.txt";
+    let told = run(&place.operator, &format!("{with_others} --json"));
+    let told: Json = serde_json::from_str(&told).expect("JSON");
+    assert!(told["checked_here"]["proven"].as_u64() > Some(0), "{told}");
+    // Of a head that somebody else keeps and this vault never had.
+    let kept = std::fs::read_to_string(&anchor).unwrap();
+    let mut other: Json = serde_json::from_str(kept.lines().last().unwrap()).unwrap();
+    other["heads"][0]["seq"] = 1_000_000.into();
+    std::fs::write(place.path("other.jsonl"), format!("{kept}{other}\n")).unwrap();
+    let address = format!("http://{}", place.config.listen.address);
+    std::fs::write(&file, &place.operator).unwrap();
+    let with = [("PII_VAULT_SERVER", address.as_str()), ("PII_VAULT_ACCESS_KEY_FILE", &file)];
+    let (ended, told) = place.line_with(&with_others.replace("anchor", "other"), &with);
+    assert_eq!(ended, Some(7), "{told}");
     server.stop();
     tokio::time::sleep(Duration::from_millis(100)).await;
     an_altered_folder_is_refused(&place);
