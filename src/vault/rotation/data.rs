@@ -126,6 +126,7 @@ impl Vault {
             done += subjects;
             budget = budget.saturating_sub(subjects);
             let goes_on = more && budget > 0;
+            let began = self.clock.monotonic();
             let seal_next = async {
                 match goes_on {
                     true => self.seal_page(call, &state, operation.id, after, budget).await.map(Some),
@@ -154,7 +155,11 @@ impl Vault {
             }
             (operation, revision) = (advanced, Revision(revision.0 + 1));
             match next? {
-                Some(next) => page = next,
+                Some(next) => {
+                    page = next;
+                    // Nobody waits for a rotation: it rests as long as it works, for the sake of those who read.
+                    tokio::time::sleep(self.clock.monotonic() - began).await;
+                }
                 None if more => return Ok((operation, Progress { done, more: state.per_second == 0 })),
                 None => break,
             }
