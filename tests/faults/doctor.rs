@@ -101,7 +101,7 @@ async fn doctor_tells_whether_somebody_else_keeps_checkpoints() {
     assert!(verdict == "good" && finding.starts_with("it took the checkpoint of 20"), "{verdict} {finding}");
 }
 
-async fn until(what: &str, holds: impl Fn() -> bool) {
+pub async fn until(what: &str, holds: impl Fn() -> bool) {
     let begun = std::time::Instant::now();
     while !holds() {
         assert!(begun.elapsed().as_secs() < 60, "{what}");

@@ -6,6 +6,7 @@ use std::time::Duration;
 use pii_vault::telemetry::DESCRIBED;
 use serde_json::Value as Json;
 
+use crate::doctor::until;
 use crate::lost::{erase, nightly, put};
 use crate::server::Place;
 
@@ -96,6 +97,8 @@ async fn the_commands_of_the_operations_manual_work_as_they_are_written() {
     for line in commands("tenant") {
         run(&key.text, &line.replace("KEY", id).replace("ACTOR", &leaked.actor.to_string()));
     }
+    let handed_on = || std::fs::read_to_string(&anchor).is_ok_and(|lines| lines.ends_with('\n'));
+    until("others get a checkpoint", handed_on).await;
     let with_others = "audit verify --against anchor.jsonl --public-key vault-keys.txt";
     let told = run(&place.operator, &format!("{with_others} --json"));
     let told: Json = serde_json::from_str(&told).expect("JSON");

@@ -36,6 +36,16 @@ pub async fn invoice(t: &TestVault, call: &Call, subject: &str) -> ItemNo {
     done.expect("append").items[0].item
 }
 
+/// As many of them.
+pub async fn invoices(t: &TestVault, call: &Call, subject: &str, count: usize) {
+    let (context, field) = (purpose(call, "payments"), field(call, "invoice"));
+    for from in (0..count).step_by(100) {
+        let item = |n| NewItem { value: Value::text(format!("INV {n}")), origin: None };
+        let items: Vec<NewItem> = (from..count.min(from + 100)).map(item).collect();
+        t.node.vault.append_items(call, &context, &id(subject), field, &items, None, false).await.expect("append");
+    }
+}
+
 fn request(call: &Call, n: u128) -> Option<Request> {
     let fingerprint = call.tenant.fingerprint("EraseSubject", &n.to_be_bytes());
     Some(Request { id: ObjectId(uuid::Uuid::from_u128(n)), fingerprint })

@@ -332,6 +332,29 @@ async fn data_keys_of_many_subjects_rotate_in_few_swaps() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn subjects_with_many_items_rotate_in_swaps_of_their_own() {
+    let s = Scene::new().await;
+    let t = &s.running.test;
+    let call = t.call(s.tenant);
+    for (subject, items) in [("u-0", 0), ("u-1", 1_500), ("u-2", 0), ("u-3", 1_500), ("u-4", 2_500), ("u-5", 0)] {
+        crate::erase::person(t, &call, subject).await;
+        crate::erase::invoices(t, &call, subject, items).await;
+    }
+    let before = t.node.keyring.generation(s.tenant).unwrap();
+    s.rotate(pb::KeyKind::Data, "jina").await.expect("rotate");
+    s.go_on(s.tenant).await;
+    let record = s.record("jina").await;
+    assert_eq!((record.moved, record.lost), (6, 0));
+    // 0 to 2, 3, 4 with more than a page holds, 5.
+    assert_eq!(t.node.keyring.generation(s.tenant).unwrap(), Generation(before.0 + 4));
+    for n in 0..6 {
+        let snapshot = t.node.vault.get_subject(&call, &id(&format!("u-{n}"))).await.unwrap();
+        assert!(snapshot.classes.iter().all(|row| row.version.0 == 2), "{n}");
+    }
+    s.running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn data_keys_of_a_class_or_a_subject_rotate_alone_and_no_faster_than_asked() {
     let s = Scene::new().await;
     for n in 0..30 {

@@ -2,6 +2,7 @@
 //! each subject, and the old key's slot is dropped with the swap that brings the new one. Reads go on: a call finds a value
 //! under the old key or under the new one.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::audit::Action;
@@ -19,6 +20,8 @@ use crate::vault::request::Request;
 
 /// Subjects whose classes are sealed anew together and share one swap. While one page is committed, the next is sealed.
 const PAGE: u32 = 32;
+/// Items of a page, each about 1 KB of memory while it is sealed and committed; a subject with more goes alone.
+const MOST_ITEMS: u64 = 2_000;
 /// Pages after which it is looked whether the rotation is to pause.
 const PAGES: u64 = 32;
 /// Subjects sealed between two looks at what else waits for the thread.
@@ -182,7 +185,7 @@ impl Vault {
         most: u64,
     ) -> Result<SealedPage, VaultError> {
         let tenant = call.tenant.no;
-        let (subjects, more): (Vec<Arc<SubjectSnapshot>>, bool) = match state.subject {
+        let (mut subjects, mut more): (Vec<Arc<SubjectSnapshot>>, bool) = match state.subject {
             Some(uid) => (self.store.subject_by_uid(uid).await?.into_iter().collect(), false),
             None => {
                 let size = u32::try_from(most).unwrap_or(PAGE).min(PAGE);
@@ -190,6 +193,10 @@ impl Vault {
                 (page.rows, page.more)
             }
         };
+        let groups = self.store.item_groups_of(subjects.iter().map(|one| one.subject.uid).collect()).await?;
+        let fitting = how_many_fit(&subjects, &groups);
+        more |= fitting < subjects.len();
+        subjects.truncate(fitting);
         let meant =
             |row: &&ClassRow| row.slot.is_some() && (state.classes.is_empty() || state.classes.contains(&row.class));
         // What is being erased gets no new key: it is about to have none.
@@ -198,7 +205,6 @@ impl Vault {
             .map(|one| one.classes.iter().filter(meant).collect())
             .filter(|rows: &Vec<_>| !rows.is_empty())
             .collect();
-        let groups = self.store.item_groups_of(work.iter().map(|rows| rows[0].uid).collect()).await?;
         let mut keys = self.keyring.allocate(tenant, work.iter().map(Vec::len).sum()).await?;
         let last = subjects.last().map(|one| one.subject.uid);
         let mut page =
@@ -266,6 +272,20 @@ struct SealedPage {
     last: Option<SubjectUid>,
     /// More subjects follow.
     more: bool,
+}
+
+/// The first so many subjects have few enough items together; at least one, where there is one.
+fn how_many_fit(subjects: &[Arc<SubjectSnapshot>], groups: &[ItemGroupRow]) -> usize {
+    let mut items: HashMap<SubjectUid, u64> = HashMap::new();
+    for group in groups {
+        *items.entry(group.key.uid).or_default() += u64::from(group.count);
+    }
+    let mut together = 0;
+    let fits = |one: &&Arc<SubjectSnapshot>| {
+        together += items.get(&one.subject.uid).copied().unwrap_or(0);
+        together <= MOST_ITEMS
+    };
+    subjects.iter().take_while(fits).count().max(1).min(subjects.len())
 }
 
 fn names(rows: &[&ClassRow]) -> Vec<(SubjectUid, ClassNo)> {
