@@ -603,7 +603,7 @@ impl Footprint {
             M::DeleteItemGroup { uid, .. } | M::DeleteItem { uid, .. } | M::DeleteItemsOf { uid, .. } => {
                 Row::Subject(*uid)
             }
-            M::PutItem(row) => Row::Subject(row.group.uid),
+            M::AddItem(row) | M::PutItem(row) => Row::Subject(row.group.uid),
             M::DeleteBucket { tenant, class, bucket, .. } | M::DeleteExpiry { tenant, class, bucket } => {
                 Row::Bucket(*tenant, *class, *bucket)
             }

@@ -114,6 +114,9 @@ pub enum Mutation {
         field: FieldNo,
         bucket: Bucket,
     },
+    /// A new item of its group; a duplicate where its number is taken there.
+    AddItem(ItemRow),
+    /// In place of the item of that number.
     PutItem(ItemRow),
     DeleteItem {
         tenant: TenantNo,
@@ -244,7 +247,7 @@ pub enum Conflict {
     Precondition(usize),
     /// The request id was used before.
     Request,
-    /// A row with this unique key is there already (digest, slot, term of a unique field).
+    /// A row with this unique key is there already (digest, slot, term of a unique field, number of an item).
     Duplicate,
 }
 

@@ -310,7 +310,10 @@ impl Vault {
                     let aad = Aad::value(&item_place(self.keyring.vault(), new.key.dek, &moved));
                     moved.envelope = self.with_keys(new, to_key, |keys| keys.cipher().seal(&aad, &plain)).await?;
                     self.edit_group(new, all_anew, moved.group, &groups, &mut edits, &moved, true).await?;
-                    change.change(Mutation::PutItem(moved));
+                    change.change(match to == bucket {
+                        true => Mutation::PutItem(moved),
+                        false => Mutation::AddItem(moved),
+                    });
                     carried.seals += 1;
                     if all_anew && carried.seals > MOST_CARRIED {
                         return Err(VaultError::WrongState("the class holds more items than one reseal carries over"));

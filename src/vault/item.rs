@@ -191,7 +191,8 @@ impl Vault {
             at: call.now,
         };
         change.change(Mutation::CountSeals { uid, class, by: rows.len() as u32 });
-        change.mutations.extend(rows.into_iter().map(Mutation::PutItem));
+        // A number that is taken is seen by the store, and the next attempt draws others.
+        change.mutations.extend(rows.into_iter().map(Mutation::AddItem));
         let mut entry = call.record(Action::AppendItems, Outcome::Ok);
         entry.subject = Some(uid);
         entry.fields = Fields::new([rule.no]);

@@ -16,7 +16,8 @@ use crate::vault::Vault;
 use crate::vault::error::VaultError;
 
 impl ItemNo {
-    /// A number for an item of that origin: sorts by time, unique by 20 random bits.
+    /// A number for an item of that origin: sorts by time, then 20 random bits. Of items of one origin it may be taken,
+    /// which the store tells.
     pub fn at(origin: Timestamp) -> Self {
         let random = u32::from_be_bytes(random::bytes()) & 0xf_ffff;
         ItemNo((origin_part(origin) << 20) | i64::from(random))

@@ -403,3 +403,48 @@ async fn policies_applied_at_the_same_time_follow_one_another() {
     assert_eq!(numbers, (1..=done + 2).collect::<Vec<_>>());
     running.stop().await;
 }
+
+/// Numbers of items are drawn, and thousands of one moment (a file that knows days alone) draw the same ones now and then.
+#[tokio::test]
+async fn items_of_one_moment_are_never_written_over_one_another() {
+    let running = Running::new().await;
+    let tenant = running.test.tenant("jina", JINA).await;
+    let key = running.key(tenant, "app").await;
+    let mut records = RecordServiceClient::new(running.channel.clone());
+    records.put_fields(with(&key, put("usr_1", vec![text_value(NAME, "Ann")]))).await.expect("put");
+    let mut named = std::collections::BTreeSet::new();
+    for call in 0..40 {
+        let item = |n: usize| pb::NewItem {
+            values: vec![text_value(0, &format!("message {}", call * 100 + n))],
+            origin_time: Some(prost_types::Timestamp { seconds: 1_768_470_000, nanos: 0 }),
+        };
+        let append = pb::AppendItemsRequest {
+            subject: "usr_1".into(),
+            field_id: MESSAGE,
+            items: (0..100).map(item).collect(),
+            context: for_purpose(DELIVERY),
+            ..Default::default()
+        };
+        let added = records.append_items(with(&key, append)).await.expect("append").into_inner().items;
+        named.extend(added.into_iter().map(|item| item.item));
+    }
+    assert_eq!(named.len(), 4_000, "each has a name of its own");
+    let mut list = pb::ListItemsRequest {
+        key: by_id("usr_1"),
+        field_id: MESSAGE,
+        context: for_purpose(DELIVERY),
+        page_size: 1_000,
+        ..Default::default()
+    };
+    let mut seen = std::collections::BTreeSet::new();
+    loop {
+        let page = records.list_items(with(&key, list.clone())).await.expect("list").into_inner();
+        seen.extend(page.items.iter().map(|item| texts(&item.values)[0].1.to_owned()));
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        list.page_token = page.next_page_token;
+    }
+    assert_eq!(seen.len(), 4_000);
+    running.stop().await;
+}

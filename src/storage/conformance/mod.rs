@@ -68,6 +68,8 @@ async fn every_row_reads_back(store: Arc<dyn Store>) {
     assert_eq!(found(&*store, 1).await.unwrap().classes, [erased]);
 
     put(&*store, [PutItemGroup(group_row(1, 20)), PutItem(item_row(1, 20, 8)), PutItem(item_row(1, 20, 9))]).await;
+    let taken = store.commit(set([Mutation::AddItem(item_row(1, 20, 9))])).await;
+    assert!(matches!(taken, Err(StoreError::Conflict(Conflict::Duplicate))), "{taken:?}");
     let key = group_row(1, 20).key;
     assert_eq!(store.item_groups(SubjectUid(1), None).await.unwrap(), [group_row(1, 20)]);
     assert_eq!(store.item_groups(SubjectUid(1), Some(FieldNo(9))).await.unwrap().len(), 1);

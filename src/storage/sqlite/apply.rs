@@ -273,27 +273,8 @@ impl Apply<'_> {
                     (uid.0, field.0, bucket.0),
                 )?;
             }
-            PutItem(i) => {
-                let k = &i.group;
-                self.run(
-                    "INSERT INTO item(tenant, class, bucket, uid, field, item, revision, origin, expire, envelope)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
-                     ON CONFLICT(tenant, class, bucket, uid, field, item)
-                     DO UPDATE SET revision = ?7, origin = ?8, expire = ?9, envelope = ?10",
-                    rusqlite::params![
-                        k.tenant.0,
-                        k.class.0,
-                        k.bucket.0,
-                        k.uid.0,
-                        k.field.0,
-                        i.item.0,
-                        i.revision.0 as i64,
-                        i.origin.0,
-                        i.expire.map(|e| e.0),
-                        i.envelope
-                    ],
-                )?;
-            }
+            AddItem(item) => self.insert_item("INSERT", item)?,
+            PutItem(item) => self.insert_item("INSERT OR REPLACE", item)?,
             DeleteItem { tenant, class, bucket, uid, field, item } => {
                 self.run(
                     "DELETE FROM item WHERE tenant = ?1 AND class = ?2 AND bucket = ?3 AND uid = ?4 AND field = ?5
@@ -486,6 +467,28 @@ impl Apply<'_> {
             )?;
         }
         Ok(())
+    }
+
+    fn insert_item(&self, insert: &str, item: &ItemRow) -> rusqlite::Result<()> {
+        let ItemGroupKey { tenant, class, bucket, uid, field } = item.group;
+        let sql = format!(
+            "{insert} INTO item(tenant, class, bucket, uid, field, item, revision, origin, expire, envelope)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)"
+        );
+        let (revision, expire) = (item.revision.0 as i64, item.expire.map(|at| at.0));
+        let params = rusqlite::params![
+            tenant.0,
+            class.0,
+            bucket.0,
+            uid.0,
+            field.0,
+            item.item.0,
+            revision,
+            item.origin.0,
+            expire,
+            item.envelope
+        ];
+        self.run(&sql, params).map(drop)
     }
 
     fn delete_items_of(&mut self, tenant: TenantNo, uid: SubjectUid, class: ClassNo, limit: u32) -> Sql<()> {

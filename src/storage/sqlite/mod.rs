@@ -528,7 +528,7 @@ fn size(change: &ChangeSet) -> usize {
         Mutation::PutNode(n) => n.blob.len(),
         Mutation::PutSubject(s) => s.sealed_id.len(),
         Mutation::PutClass(c) => c.record.len(),
-        Mutation::PutItem(i) => i.envelope.len(),
+        Mutation::AddItem(i) | Mutation::PutItem(i) => i.envelope.len(),
         Mutation::PutObject(o) => o.key.len() + o.body.len(),
         Mutation::PutRequest(r) => r.answer.len(),
         Mutation::PutFeed { body, .. } => body.len(),
