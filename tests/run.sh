@@ -2,7 +2,7 @@
 # The test command: installs what the tests need, runs everything, ends with a line of counts.
 #
 #   bash tests/run.sh            all tests at the counts that CI uses
-#   PII_VAULT_FULL=1 bash tests/run.sh   the full counts of the long tests
+#   PII_VAULT_TEST_FULL=1 bash tests/run.sh   the full counts of the long tests
 #
 # Honours CARGO_TARGET_DIR. A missing tool or server is an error, never a skipped test.
 set -euo pipefail
@@ -33,7 +33,7 @@ if ! "$PII_VAULT_TEST_PYTHON" -c 'import grpc, grpc_tools, pyseccomp' 2>/dev/nul
 fi
 
 # The same cases of property tests each time where every commit is tested, new ones with the full counts.
-[ -n "${PII_VAULT_FULL+x}" ] || export PROPTEST_RNG_SEED=7
+[ -n "${PII_VAULT_TEST_FULL+x}" ] || export PROPTEST_RNG_SEED=7
 
 log="$(mktemp)"
 trap 'rm -f "$log"' EXIT

@@ -1,5 +1,5 @@
 //! T19, after dudect (Reparaz, Balasch, Verbauwhede, 2017): the time of comparing tags and keys must not tell where they
-//! differ. `PII_VAULT_FULL=1` gives the full count.
+//! differ. `PII_VAULT_TEST_FULL=1` gives the full count.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -13,7 +13,7 @@ use crate::ids::{TenantNo, VaultId};
 const LIMIT: f64 = 5.0;
 
 fn samples() -> usize {
-    if std::env::var_os("PII_VAULT_FULL").is_some() { 1_000_000 } else { 20_000 }
+    if std::env::var_os("PII_VAULT_TEST_FULL").is_some() { 1_000_000 } else { 20_000 }
 }
 
 #[allow(clippy::disallowed_methods)] // measures the machine, not the vault's time

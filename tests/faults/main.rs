@@ -1,5 +1,5 @@
 //! The program as a process of its own, and what happens to it: it is killed, its disks fill, its files vanish, its memory
-//! is read, its machine is lost. `PII_VAULT_FULL=1` runs the full counts; `docs/TESTS.md` has the commands.
+//! is read, its machine is lost. `PII_VAULT_TEST_FULL=1` runs the full counts; `docs/TESTS.md` has the commands.
 
 #![allow(clippy::disallowed_methods)] // these tests look at the real clock
 
@@ -25,7 +25,7 @@ mod server;
 
 /// CI's count, or the full one where it is asked for.
 fn rounds(few: usize, all: usize) -> usize {
-    if std::env::var_os("PII_VAULT_FULL").is_some() { all } else { few }
+    if std::env::var_os("PII_VAULT_TEST_FULL").is_some() { all } else { few }
 }
 
 /// A seeded die (SplitMix64): the same seed rolls the same numbers.

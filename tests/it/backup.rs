@@ -155,7 +155,7 @@ async fn t02_an_archive_is_whole_or_not_there_wherever_it_was_cut_off() {
         files.push(Path::new("read-audit").join(entry.unwrap().file_name()));
     }
     files.extend(["ledger".into(), MANIFEST.into()]);
-    let count = if std::env::var_os("PII_VAULT_FULL").is_some() { 10_000 } else { 200 };
+    let count = if std::env::var_os("PII_VAULT_TEST_FULL").is_some() { 10_000 } else { 200 };
     let mut cut_off = 0;
     for n in 0..count {
         let image = tempfile::tempdir().unwrap();

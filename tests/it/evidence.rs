@@ -247,7 +247,7 @@ async fn je19_a_bundle_verifies_with_the_public_key_alone() {
     s.running.stop().await;
 }
 
-/// Every byte of the files of up to 4 KiB, and of each larger one about 300 bytes at equal distances (with `PII_VAULT_FULL`
+/// Every byte of the files of up to 4 KiB, and of each larger one about 300 bytes at equal distances (with `PII_VAULT_TEST_FULL`
 /// every byte of every file): changed, cut off there, and whole files added, removed and exchanged.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_altered_bundle_is_never_accepted() {

@@ -27,12 +27,12 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub const JINA: &str = include_str!("../../examples/tenants/jina-connect.toml");
 
-/// CI's count of rounds, or the full one where `PII_VAULT_FULL` asks for it.
+/// CI's count of rounds, or the full one where `PII_VAULT_TEST_FULL` asks for it.
 pub fn rounds<N>(few: N, all: N) -> N {
-    if std::env::var_os("PII_VAULT_FULL").is_some() { all } else { few }
+    if std::env::var_os("PII_VAULT_TEST_FULL").is_some() { all } else { few }
 }
 
-/// The same histories each time where every commit is tested, new ones where `PII_VAULT_FULL` asks for the full count.
+/// The same histories each time where every commit is tested, new ones where `PII_VAULT_TEST_FULL` asks for the full count.
 pub fn seed() -> proptest::test_runner::RngSeed {
     use proptest::test_runner::RngSeed;
     rounds(RngSeed::Fixed(7), RngSeed::Random)

@@ -362,7 +362,7 @@ async fn t20_unknown_wrong_none_and_locked_are_one_answer_in_one_time() {
         assert_eq!(s.try_from(&login, "", subject, password).await, expected, "{subject}");
     }
 
-    let samples = if std::env::var_os("PII_VAULT_FULL").is_some() { 2_000 } else { 40 };
+    let samples = if std::env::var_os("PII_VAULT_TEST_FULL").is_some() { 2_000 } else { 40 };
     let vault = s.running.test.node.vault.clone();
     let text = PasswordText::parse("password", Zeroizing::new(b"a wrong password".to_vec())).unwrap();
     let subjects = ["jane", "locked", "without", "nobody"];

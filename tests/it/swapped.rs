@@ -587,7 +587,7 @@ async fn t16_a_flipped_bit_of_the_file_shows_no_wrong_value() {
     let (path, keeper) = (config.data_dir.join("vault.db"), config.keeper.paths[0].join("roots.keeper"));
     let (whole, roots) = (std::fs::read(&path).unwrap(), std::fs::read(&keeper).unwrap());
     let t = Closed { _dir: dir, config, clock };
-    let step = if std::env::var_os("PII_VAULT_FULL").is_some() { 1 } else { whole.len() / 100 };
+    let step = if std::env::var_os("PII_VAULT_TEST_FULL").is_some() { 1 } else { whole.len() / 100 };
     let (mut right, mut refused, mut closed) = (0, 0, 0);
     for at in (0..whole.len()).step_by(step.max(1)) {
         let mut bytes = whole.clone();

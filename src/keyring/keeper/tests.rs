@@ -617,7 +617,7 @@ fn t02_power_loss_at_each_step_keeps_what_was_acknowledged() {
 }
 
 pub(super) fn power_loss_at_each_step(disk: fn() -> SimDisk) {
-    let images = if std::env::var_os("PII_VAULT_FULL").is_some() { 150 } else { 6 };
+    let images = if std::env::var_os("PII_VAULT_TEST_FULL").is_some() { 150 } else { 6 };
     for names in [&["a"][..], &["a", "b"][..]] {
         let (disk, keeper) = keeper_on(disk(), names);
         drop(keeper);

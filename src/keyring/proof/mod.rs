@@ -1,5 +1,5 @@
 //! Proofs by trying: crashes at every step of a swap, power losses, rollbacks, and the reachability oracle over random
-//! histories. `PII_VAULT_FULL=1 cargo test --profile ci --lib keyring::proof` runs the full counts; without it CI's small
+//! histories. `PII_VAULT_TEST_FULL=1 cargo test --profile ci --lib keyring::proof` runs the full counts; without it CI's small
 //! ones. `PII_VAULT_SEED=n` or `=a..b` chooses the oracle's histories.
 
 use futures_util::FutureExt as _;
@@ -19,7 +19,7 @@ mod world;
 
 /// CI's count, or the full one where it is asked for.
 fn count(small: u64, full: u64) -> u64 {
-    if std::env::var_os("PII_VAULT_FULL").is_some() { full } else { small }
+    if std::env::var_os("PII_VAULT_TEST_FULL").is_some() { full } else { small }
 }
 
 /// Plays histories, and answers the seeds of those that showed something wrong, with what; the first one of a mutant.

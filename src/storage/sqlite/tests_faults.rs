@@ -1,5 +1,5 @@
 //! What a SQLite store keeps of its promises on a full disk, when it is killed, when a sync fails, and when a bit flips.
-//! Long tests run at small counts unless `PII_VAULT_FULL` is set.
+//! Long tests run at small counts unless `PII_VAULT_TEST_FULL` is set.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::storage::conformance::samples::{
 };
 
 fn full() -> bool {
-    std::env::var_os("PII_VAULT_FULL").is_some()
+    std::env::var_os("PII_VAULT_TEST_FULL").is_some()
 }
 
 /// A file system of 2 MiB that is gone when the test ends.
